@@ -1,0 +1,32 @@
+//! The database schema of Taghook: one set of migrations for SQLite and PostgreSQL.
+//!
+//! Conventions of every table: ids are UUIDs (version 7, so that they sort by time), times are BIGINT microseconds since
+//! the Unix epoch, enums are small integers, JSON is TEXT that the server alone reads. `workspace_id` stands in every
+//! table that holds a tenant's rows. There are no foreign keys: the hot tables can't afford them, and the rooms of
+//! `server/store` keep the references instead.
+
+mod m0001_tenants;
+mod m0002_contacts;
+mod m0003_webhooks;
+mod m0004_deliveries;
+mod m0005_servers;
+mod schema;
+
+use sea_orm_migration::MigrationTrait;
+pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
+
+/// All migrations, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m0001_tenants::Migration),
+            Box::new(m0002_contacts::Migration),
+            Box::new(m0003_webhooks::Migration),
+            Box::new(m0004_deliveries::Migration),
+            Box::new(m0005_servers::Migration),
+        ]
+    }
+}

@@ -1,0 +1,4 @@
+//! Sending.
+
+pub mod egress;
+pub mod send;

@@ -1,0 +1,123 @@
+//! The custom HTTP headers of a webhook.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name of a header, in bytes.
+pub const MAX_NAME_BYTES: usize = 100;
+/// Longest value of a header, in bytes.
+pub const MAX_VALUE_BYTES: usize = 4_096;
+
+/// Headers that the sender writes itself, or that belong to one connection (RFC 9110, section 7.6.1).
+const RESERVED: [&str; 17] = [
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "http2-settings",
+];
+/// The signature's own.
+const RESERVED_PREFIX: &str = "webhook-";
+/// Headers that carry credentials, whatever the caller says.
+const ALWAYS_SENSITIVE: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+/// A custom header. The value of a sensitive one is kept encrypted, apart from the rest.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The name, in lower case.
+    pub name: String,
+    /// The value; empty where it isn't known.
+    pub value: String,
+    /// Whether the value is never shown again.
+    #[serde(default)]
+    pub sensitive: bool,
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Header").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why a header is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// The name isn't a token.
+    #[error("the name must be 1 to 100 of the characters that RFC 9110 allows in a token: letters, digits and !#$%&'*+-.^_`|~")]
+    Name,
+    /// The sender writes it.
+    #[error("`{0}` is written by the sender or belongs to one connection; it can't be set")]
+    Reserved(String),
+    /// The value isn't allowed.
+    #[error("the value must be up to 4,096 bytes of visible ASCII, spaces and tabs, neither starting nor ending with white space")]
+    Value,
+}
+
+impl Header {
+    /// Reads a header; the name is put in lower case.
+    ///
+    /// # Errors
+    ///
+    /// The name isn't a token or is reserved, or the value has characters that HTTP forbids, as a line break.
+    pub fn parse(name: &str, value: &str, sensitive: bool) -> Result<Self, HeaderError> {
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_token) {
+            return Err(HeaderError::Name);
+        }
+        let name = name.to_ascii_lowercase();
+        if RESERVED.contains(&name.as_str()) || name.starts_with(RESERVED_PREFIX) {
+            return Err(HeaderError::Reserved(name));
+        }
+        let is_allowed = |byte: u8| byte == b'\t' || (b' '..=b'~').contains(&byte);
+        if value.len() > MAX_VALUE_BYTES || !value.bytes().all(is_allowed) || value.trim() != value {
+            return Err(HeaderError::Value);
+        }
+        let sensitive = sensitive || ALWAYS_SENSITIVE.contains(&name.as_str());
+        Ok(Self { name, value: value.to_owned(), sensitive })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(name: &str, value: &str, expected: Result<(&str, bool), HeaderError>) {
+        let header = Header::parse(name, value, false);
+        let actual = header.as_ref().map(|header| (header.name.as_str(), header.sensitive)).map_err(Clone::clone);
+        assert_eq!(actual, expected, "{name:?}: {value:?}");
+    }
+
+    #[test]
+    fn headers_are_tokens_and_visible_text() {
+        check("X-Key", "a b\tc", Ok(("x-key", false)));
+        check("x-empty", "", Ok(("x-empty", false)));
+        check("Authorization", "Bearer x", Ok(("authorization", true)));
+        for name in ["", "a b", "a:b", "ä", "a\r\nb", "a\n", "(x)"] {
+            check(name, "v", Err(HeaderError::Name));
+        }
+        for value in ["a\r\nx: y", "a\nb", "a\0", "ä", " a", "a\t", "\u{7f}"] {
+            check("x", value, Err(HeaderError::Value));
+        }
+        check("x", &"v".repeat(4_096), Ok(("x", false)));
+        check("x", &"v".repeat(4_097), Err(HeaderError::Value));
+    }
+
+    #[test]
+    fn reserved_headers_are_refused_in_any_case() {
+        for name in ["Host", "CONTENT-LENGTH", "transfer-encoding", "Connection", "webhook-id", "Webhook-Anything", "TraceParent"] {
+            check(name, "v", Err(HeaderError::Reserved(name.to_ascii_lowercase())));
+        }
+    }
+}

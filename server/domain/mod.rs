@@ -1,0 +1,17 @@
+//! The rules, without any outside: no database, no wire, no clock. Everything here is a function of its arguments.
+
+pub(crate) mod coded;
+pub mod contact;
+pub mod delivery;
+pub mod event;
+pub mod field;
+pub mod header;
+pub mod outcome;
+pub mod request;
+pub mod retry;
+pub mod signature;
+pub mod tag;
+pub mod template;
+pub mod time;
+pub mod webhook;
+pub mod workspace;

@@ -1,0 +1,32 @@
+//! Tags.
+
+use super::coded::coded;
+use super::time::Micros;
+use crate::ids::TagId;
+
+coded! {
+    /// Who assigns a tag.
+    pub enum TagKind {
+        /// Callers.
+        Manual = 1, "MANUAL";
+    }
+}
+
+/// A label on contacts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Its id.
+    pub id: TagId,
+    /// Its name, unique in the workspace.
+    pub name: String,
+    /// Who assigns it.
+    pub kind: TagKind,
+    /// For people.
+    pub description: String,
+    /// Raised by each change; the etag.
+    pub version: i64,
+    /// When it was created.
+    pub created: Micros,
+    /// When it was last changed.
+    pub updated: Micros,
+}

@@ -1,0 +1,128 @@
+//! Webhooks: what sets them off, and the requests that they send.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::coded::coded;
+use super::delivery::{Reason, Source};
+use super::header::Header;
+use super::request::EventDefinition;
+use super::retry::Schedule;
+use super::signature::SigningSecret;
+use super::time::Micros;
+use crate::ids::{TagId, WebhookId, WorkspaceId};
+
+/// The most tags that activate one webhook.
+pub const MAX_ACTIVATION_TAGS: usize = 20;
+/// The cooldown when none is set: 6 hours.
+pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(6 * 60 * 60);
+/// The longest cooldown: 30 days.
+pub const MAX_COOLDOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The deadline of an attempt when none is set.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a webhook may fail without a success before it is disabled: 5 days.
+pub const MAX_FAILING: Duration = Duration::from_secs(5 * 24 * 60 * 60);
+
+coded! {
+    /// Whether a webhook sends.
+    pub enum WebhookState {
+        /// It sends.
+        Active = 1, "ACTIVE";
+        /// People paused it.
+        Paused = 2, "PAUSED";
+        /// The system disabled it.
+        Disabled = 3, "DISABLED";
+    }
+}
+
+coded! {
+    /// What becomes of a tag trigger within the cooldown.
+    pub enum CooldownPolicy {
+        /// Recorded, never sent.
+        Suppress = 1, "SUPPRESS";
+        /// Sent once at the end of the cooldown, with the newest data.
+        Defer = 2, "DEFER";
+    }
+}
+
+/// An activation.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its name, unique in the workspace.
+    pub name: String,
+    /// Whether it sends.
+    pub state: WebhookState,
+    /// Why it was disabled.
+    pub state_reason: Reason,
+    /// Since when it is in its state.
+    pub state_since: Micros,
+    /// What it does; the values of sensitive headers are filled in.
+    pub definition: Definition,
+    /// Its signing secrets, the newest first.
+    pub secrets: Vec<WebhookSecret>,
+    /// Since when every attempt has failed.
+    pub failing_since: Option<Micros>,
+    /// Raised by each change; the etag.
+    pub version: i64,
+    /// When it was created.
+    pub created: Micros,
+    /// When it was last changed.
+    pub updated: Micros,
+}
+
+/// What a webhook does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    /// The URL with its placeholders.
+    pub url: String,
+    /// The tags that set it off.
+    pub activation_tag_ids: Vec<TagId>,
+    /// Whether the deletion of a contact sets it off.
+    pub on_contact_deleted: bool,
+    /// Whether the assignment of a tag that is held already is no trigger.
+    pub only_when_newly_assigned: bool,
+    /// How long an accepted tag trigger keeps further ones of the same contact back.
+    pub cooldown: Duration,
+    /// What becomes of those.
+    pub cooldown_policy: CooldownPolicy,
+    /// The requests to send for each trigger.
+    pub events: Vec<EventDefinition>,
+    /// The headers of each request.
+    pub headers: Vec<Header>,
+    /// The one deadline of an attempt.
+    pub timeout: Duration,
+    /// When failed attempts are repeated.
+    pub schedule: Schedule,
+}
+
+/// A signing secret of a webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookSecret {
+    /// The secret.
+    pub secret: SigningSecret,
+    /// When it was made.
+    pub created: Micros,
+}
+
+impl Webhook {
+    /// Why a trigger of this source is skipped now; `None` if it isn't. A test goes out in any state.
+    #[must_use]
+    pub const fn skips(&self, source: Source) -> Option<Reason> {
+        match (self.state, source) {
+            (WebhookState::Active, _) | (_, Source::Test) => None,
+            (WebhookState::Paused, _) => Some(Reason::WebhookPaused),
+            (WebhookState::Disabled, _) => Some(Reason::WebhookDisabled),
+        }
+    }
+
+    /// Whether failing without a success since `failing_since` has lasted too long at `now`.
+    #[must_use]
+    pub fn has_failed_too_long(failing_since: Micros, now: Micros) -> bool {
+        now.saturating_since(failing_since) >= MAX_FAILING
+    }
+}

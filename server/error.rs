@@ -1,0 +1,457 @@
+//! Every error that a caller can see: one enum, one exhaustive table, and the only place that builds a `tonic::Status`.
+//!
+//! What is shown outside (message and details) and what is kept inside (the source chain) are apart: the chain is logged
+//! once, here, when a status is made of it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+
+use crate::pb::ErrorReason;
+
+/// The `domain` of every `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "taghook.v1";
+/// How long callers are asked to wait before they repeat a call that met an overload or an absent database.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The most field violations that are told at once; more would outgrow the metadata that carries them.
+const MAX_VIOLATIONS: usize = 50;
+
+/// The result of everything that can fail towards a caller.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, as a caller is told.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Fields of the request break their rules.
+    #[error("the request has invalid fields")]
+    Invalid(Violations),
+    /// No key, or none that is good.
+    #[error("{0}")]
+    Unauthenticated(&'static str),
+    /// The key may not do this.
+    #[error("the API key lacks the scope {scope}")]
+    ScopeMissing {
+        /// The scope that is needed.
+        scope: &'static str,
+    },
+    /// There is no such resource in the caller's workspace.
+    #[error("there is no {resource} {name}")]
+    NotFound {
+        /// The kind of resource.
+        resource: &'static str,
+        /// Its id as the caller gave it.
+        name: String,
+    },
+    /// A unique value is taken.
+    #[error("a {resource} with this {field} exists")]
+    AlreadyExists {
+        /// The kind of resource.
+        resource: &'static str,
+        /// The unique field.
+        field: &'static str,
+        /// The id of the resource that has the value; empty when it isn't known.
+        name: String,
+    },
+    /// The request id was used for something else.
+    #[error("the request_id was used for another request within 24 hours; use a new one")]
+    RequestIdReused,
+    /// The same request was committed by another call meanwhile; running it again finds its answer.
+    #[error("the same request is being answered; repeat it")]
+    MetDouble,
+    /// The resource isn't as the caller knows it.
+    #[error("the {resource} changed since its etag was read; read it again")]
+    EtagMismatch {
+        /// The kind of resource.
+        resource: &'static str,
+    },
+    /// Others need the resource.
+    #[error("the {resource} is in use by {} others", users.len())]
+    InUse {
+        /// The kind of resource.
+        resource: &'static str,
+        /// Those who need it, each a typed id and a name.
+        users: Vec<String>,
+    },
+    /// The resource's state forbids the call.
+    #[error("the {resource} is {state}: {hint}")]
+    WrongState {
+        /// The kind of resource.
+        resource: &'static str,
+        /// Its state.
+        state: &'static str,
+        /// What could be done.
+        hint: &'static str,
+    },
+    /// The webhook doesn't send now.
+    #[error("the webhook is {state}; resume it first")]
+    WebhookNotActive {
+        /// Its state.
+        state: &'static str,
+    },
+    /// Only the system assigns tags of this kind.
+    #[error("tag {tag} is {kind}: only the system assigns and removes it")]
+    TagNotAssignable {
+        /// The tag's id.
+        tag: String,
+        /// Its kind.
+        kind: &'static str,
+    },
+    /// The resource is built in.
+    #[error("{0}")]
+    NotDeletable(&'static str),
+    /// Not a cursor of this workspace and deployment.
+    #[error("the cursor is malformed, or of another workspace or deployment")]
+    CursorInvalid,
+    /// What follows the cursor is gone.
+    #[error("outcomes after the cursor are beyond retention")]
+    CursorExpired {
+        /// The oldest position that can be read.
+        oldest_cursor: String,
+    },
+    /// The log ends before the cursor.
+    #[error("the cursor is ahead of the log, as after a restored backup")]
+    CursorAhead {
+        /// The present end of the log.
+        newest_cursor: String,
+    },
+    /// The watcher takes nothing.
+    #[error("the watcher made no progress; reconnect with the cursor")]
+    SlowConsumer {
+        /// The position after the last message that was taken.
+        cursor: String,
+    },
+    /// A bounded queue is full.
+    #[error("the server is overloaded; nothing was changed")]
+    Overloaded,
+    /// The workspace is full.
+    #[error("the workspace has the most {resource}s that it may have, {limit}")]
+    LimitReached {
+        /// The kind of resource.
+        resource: &'static str,
+        /// How many there may be.
+        limit: u64,
+    },
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    ShuttingDown,
+    /// The caller's deadline passed.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// The database can't be reached.
+    #[error("the database can't be reached")]
+    DatabaseUnavailable(#[source] DbErr),
+    /// The connection broke at the commit: it may have been made, or not.
+    #[error("the database didn't say whether it committed")]
+    CommitUnknown(#[source] DbErr),
+    /// The database refused something that it should have taken.
+    #[error("internal error")]
+    Database(#[source] DbErr),
+    /// A defect, or damaged data.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The outside of an error: the row of the table.
+struct Row {
+    code: Code,
+    reason: ErrorReason,
+    /// Whether the same call may succeed a little later: the answer then carries a RetryInfo.
+    retryable: bool,
+}
+
+impl Error {
+    /// A resource that isn't there.
+    pub fn not_found<I: crate::ids::TypedId>(id: I) -> Self {
+        Self::NotFound { resource: I::RESOURCE, name: id.to_string() }
+    }
+
+    /// A single bad field.
+    pub fn invalid(field: impl Into<String>, reason: &'static str, description: impl Into<String>) -> Self {
+        let mut violations = Violations::default();
+        violations.add(field, reason, description);
+        Self::Invalid(violations)
+    }
+
+    /// A defect or damaged data, with what is known of it.
+    pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Internal(source.into())
+    }
+
+    /// The exhaustive table of what callers get.
+    fn row(&self) -> Row {
+        let (code, reason, retryable) = match self {
+            Self::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidFields, false),
+            Self::Unauthenticated(_) => (Code::Unauthenticated, ErrorReason::Unauthenticated, false),
+            Self::ScopeMissing { .. } => (Code::PermissionDenied, ErrorReason::ScopeMissing, false),
+            Self::NotFound { .. } => (Code::NotFound, ErrorReason::NotFound, false),
+            Self::AlreadyExists { .. } => (Code::AlreadyExists, ErrorReason::AlreadyExists, false),
+            Self::RequestIdReused => (Code::AlreadyExists, ErrorReason::RequestIdReused, false),
+            Self::EtagMismatch { .. } => (Code::Aborted, ErrorReason::EtagMismatch, false),
+            Self::InUse { .. } => (Code::FailedPrecondition, ErrorReason::InUse, false),
+            Self::WrongState { .. } => (Code::FailedPrecondition, ErrorReason::WrongState, false),
+            Self::WebhookNotActive { .. } => (Code::FailedPrecondition, ErrorReason::WebhookDisabled, false),
+            Self::TagNotAssignable { .. } => (Code::FailedPrecondition, ErrorReason::TagNotAssignable, false),
+            Self::NotDeletable(_) => (Code::FailedPrecondition, ErrorReason::NotDeletable, false),
+            Self::CursorInvalid => (Code::InvalidArgument, ErrorReason::CursorInvalid, false),
+            Self::CursorExpired { .. } => (Code::OutOfRange, ErrorReason::CursorExpired, false),
+            Self::CursorAhead { .. } => (Code::OutOfRange, ErrorReason::CursorAhead, false),
+            Self::SlowConsumer { .. } => (Code::ResourceExhausted, ErrorReason::SlowConsumer, false),
+            Self::MetDouble => (Code::Aborted, ErrorReason::Overloaded, true),
+            Self::Overloaded => (Code::ResourceExhausted, ErrorReason::Overloaded, true),
+            Self::LimitReached { .. } => (Code::ResourceExhausted, ErrorReason::LimitReached, false),
+            Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown, true),
+            Self::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, false),
+            Self::DatabaseUnavailable(_) | Self::CommitUnknown(_) => (Code::Unavailable, ErrorReason::DatabaseUnavailable, true),
+            Self::Database(_) | Self::Internal(_) => (Code::Internal, ErrorReason::Internal, false),
+        };
+        Row { code, reason, retryable }
+    }
+
+    /// What a program may need beside the reason.
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs: Vec<(&str, String)> = match self {
+            Self::ScopeMissing { scope } => vec![("scope", (*scope).into())],
+            Self::NotFound { resource, .. } | Self::InUse { resource, .. } | Self::EtagMismatch { resource } => {
+                vec![("resource", (*resource).into())]
+            }
+            Self::AlreadyExists { resource, field, .. } => {
+                vec![("resource", (*resource).into()), ("field", (*field).into())]
+            }
+            Self::WrongState { state, .. } | Self::WebhookNotActive { state } => vec![("state", (*state).into())],
+            Self::TagNotAssignable { tag, kind } => vec![("tag_id", tag.clone()), ("kind", (*kind).into())],
+            Self::CursorExpired { oldest_cursor } => vec![("oldest_cursor", oldest_cursor.clone())],
+            Self::CursorAhead { newest_cursor } => vec![("newest_cursor", newest_cursor.clone())],
+            Self::SlowConsumer { cursor } => vec![("cursor", cursor.clone())],
+            Self::LimitReached { limit, .. } => vec![("limit", limit.to_string())],
+            Self::Invalid(_)
+            | Self::Unauthenticated(_)
+            | Self::RequestIdReused
+            | Self::MetDouble
+            | Self::NotDeletable(_)
+            | Self::CursorInvalid
+            | Self::Overloaded
+            | Self::ShuttingDown
+            | Self::DeadlineExceeded
+            | Self::DatabaseUnavailable(_)
+            | Self::CommitUnknown(_)
+            | Self::Database(_)
+            | Self::Internal(_) => Vec::new(),
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// The error as a `google.rpc.Status`, for answers that carry one for each item.
+    pub fn into_item_status(self) -> tonic_types::pb::Status {
+        let status = Status::from(self);
+        tonic_types::pb::Status {
+            code: status.code() as i32,
+            message: status.message().to_owned(),
+            details: decode_details(status.details()),
+        }
+    }
+}
+
+fn decode_details(bytes: &[u8]) -> Vec<prost_types::Any> {
+    <tonic_types::pb::Status as prost::Message>::decode(bytes).map(|status| status.details).unwrap_or_default()
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let Row { code, reason, retryable } = error.row();
+        let mut metadata = error.metadata();
+        log_inside(&error, &mut metadata);
+        let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+        let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata);
+        if retryable {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        let message = match &error {
+            Error::Invalid(violations) => {
+                details.set_bad_request(violations.to_details());
+                violations.summary()
+            }
+            Error::NotFound { resource, name } | Error::AlreadyExists { resource, name, .. } => {
+                details.set_resource_info(*resource, name.as_str(), "", error.to_string());
+                error.to_string()
+            }
+            Error::InUse { resource, users } => {
+                let violations: Vec<_> =
+                    users.iter().map(|user| PreconditionViolation::new("IN_USE", user.as_str(), format!("uses the {resource}"))).collect();
+                details.set_precondition_failure(violations);
+                error.to_string()
+            }
+            other => other.to_string(),
+        };
+        Status::with_error_details(code, message, details)
+    }
+}
+
+/// Logs what callers aren't told. An absent database is reported by the health watch, once, and not by each call.
+fn log_inside(error: &Error, metadata: &mut HashMap<String, String>) {
+    let source: &dyn std::error::Error = match error {
+        Error::Database(source) => source,
+        Error::Internal(source) => source.as_ref(),
+        Error::DatabaseUnavailable(source) | Error::CommitUnknown(source) => {
+            tracing::debug!(error = chain(source), "the database can't be reached");
+            return;
+        }
+        _ => return,
+    };
+    let incident = crate::ids::uuid_v7(crate::clock::Clock::system().now(), &crate::clock::Entropy::system()).to_string();
+    tracing::error!(incident, error = chain(source), "internal error");
+    metadata.insert("incident".into(), incident);
+}
+
+/// An error with all its sources, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let inner = source.to_string();
+        if !text.ends_with(&inner) {
+            text.push_str(": ");
+            text.push_str(&inner);
+        }
+        next = source.source();
+    }
+    text
+}
+
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        if is_connection_problem(&error) { Self::DatabaseUnavailable(error) } else { Self::Database(error) }
+    }
+}
+
+/// Whether the database wasn't there, rather than refusing a statement.
+fn is_connection_problem(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
+        DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) => match inner.as_ref() {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => true,
+            // Classes 08 (connection), 53 (resources) and 57 (shutdown, crash, cannot_connect_now) of PostgreSQL.
+            sqlx::Error::Database(database) => database
+                .code()
+                .is_some_and(|code| code.starts_with("08") || code.starts_with("53") || code.starts_with("57P")),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Gives a database error its meaning where the intent is known.
+pub trait OnUnique<T> {
+    /// Replaces the violation of a unique index.
+    ///
+    /// # Errors
+    ///
+    /// The given error for a unique violation, else the database's.
+    fn on_unique(self, error: impl FnOnce() -> Error) -> Result<T>;
+}
+
+impl<T> OnUnique<T> for Result<T, DbErr> {
+    fn on_unique(self, error: impl FnOnce() -> Error) -> Result<T> {
+        self.map_err(|inner| match inner.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(_)) => error(),
+            _ => inner.into(),
+        })
+    }
+}
+
+/// The bad fields of a request, gathered so that all are told at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Violations(Vec<Violation>);
+
+/// One bad field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The path from the request, as `webhook.events[0].parameters[2].name`.
+    pub field: String,
+    /// A name for programs, as `TOO_LONG`.
+    pub reason: String,
+    /// What is wrong and what is allowed. Never the value.
+    pub description: String,
+}
+
+impl Violations {
+    /// Adds a bad field.
+    pub fn add(&mut self, field: impl Into<String>, reason: impl Into<String>, description: impl Into<String>) {
+        self.0.push(Violation { field: field.into(), reason: reason.into(), description: description.into() });
+    }
+
+    /// Adds a bad field unless there is already one with its path: the rules of the proto come first.
+    pub fn add_if_new(&mut self, field: impl Into<String>, reason: impl Into<String>, description: impl Into<String>) {
+        let field = field.into();
+        if !self.names(&field) {
+            self.add(field, reason, description);
+        }
+    }
+
+    /// Whether the field at this path is bad.
+    #[must_use]
+    pub fn names(&self, field: &str) -> bool {
+        self.0.iter().any(|violation| violation.field == field)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Unwraps a result; its error becomes a bad field.
+    pub fn take<T, E: std::fmt::Display>(&mut self, field: &str, reason: &'static str, result: Result<T, E>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.add_if_new(field, reason, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Ends the gathering.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if there is any.
+    pub fn finish(self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self)) }
+    }
+
+    fn to_details(&self) -> Vec<FieldViolation> {
+        self.0
+            .iter()
+            .take(MAX_VIOLATIONS)
+            .map(|violation| FieldViolation {
+                field: violation.field.clone(),
+                description: violation.description.clone(),
+                reason: violation.reason.clone(),
+                localized_message: None,
+            })
+            .collect()
+    }
+
+    /// One line for people who see the message alone.
+    fn summary(&self) -> String {
+        let shown: Vec<String> =
+            self.0.iter().take(5).map(|violation| format!("{}: {}", violation.field, violation.description)).collect();
+        let more = self.0.len().saturating_sub(shown.len());
+        let tail = if more == 0 { String::new() } else { format!("; and {more} more") };
+        format!("invalid request: {}{tail}", shown.join("; "))
+    }
+}
+
+impl Extend<Violation> for Violations {
+    fn extend<I: IntoIterator<Item = Violation>>(&mut self, violations: I) {
+        self.0.extend(violations);
+    }
+}

@@ -1,0 +1,12 @@
+//! Taghook: watches contacts and their tags, calls webhooks, and streams what became of each call.
+
+pub mod pb;
+
+pub mod clock;
+pub mod dispatch;
+pub mod domain;
+pub mod error;
+pub mod ids;
+pub mod rpc;
+pub mod secrets;
+pub mod store;

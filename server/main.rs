@@ -1,0 +1,3 @@
+//! The `taghook` command.
+
+fn main() {}

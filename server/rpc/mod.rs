@@ -1,0 +1,20 @@
+//! The gRPC surface: which services there are, and what every call passes through before it reaches one.
+//!
+//! One file a service, one function an RPC: parse, transact, answer. The conversions of a noun stand under its service.
+
+pub mod auth;
+mod call;
+mod convert;
+mod mask;
+mod page;
+mod repeat;
+mod tag;
+
+use crate::store::Store;
+
+/// What the services share. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    /// The database.
+    pub store: Store,
+}

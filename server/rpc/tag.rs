@@ -1,0 +1,196 @@
+//! TagService.
+
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use super::call::{Call, check_etag, etag_of};
+use super::convert::{code, timestamp};
+use super::mask;
+use super::page::Page;
+use crate::domain::tag::{Tag, TagKind};
+use crate::domain::time::Micros;
+use crate::error::{Error, Result, Violations};
+use crate::ids::{TagId, TypedId, WebhookId, WorkspaceId};
+use crate::pb;
+use crate::store::{self, Tx};
+
+/// The fields that an update can name.
+const UPDATABLE: [&str; 2] = ["name", "description"];
+/// How many users of a tag an error names.
+const NAMED_USERS: usize = 20;
+
+#[tonic::async_trait]
+impl pb::tag_service_server::TagService for Services {
+    async fn create_tag(&self, request: Request<pb::CreateTagRequest>) -> Result<Response<pb::Tag>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let draft = call.message.tag.take().unwrap_or_default();
+        call.finish()?;
+        let (workspace, id) = (call.workspace()?, TagId::generate(self.store.clock().now(), self.store.entropy()));
+        let draft = &draft;
+        let make = |tx: Tx| async move {
+            let tag = Tag { created: tx.now(), ..parse(draft, id, tx.now(), 1)? };
+            store::tag::insert(&tx, workspace, &tag).await?;
+            Ok((tag, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let tag = self.store.write_once("create_tag", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(tag)))
+    }
+
+    async fn get_tag(&self, request: Request<pb::GetTagRequest>) -> Result<Response<pb::Tag>, Status> {
+        let mut call = Call::open(request)?;
+        let id = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let tag = store::tag::get(self.store.read(), call.workspace()?, id).await?;
+        Ok(Response::new(to_pb(tag)))
+    }
+
+    async fn list_tags(&self, request: Request<pb::ListTagsRequest>) -> Result<Response<pb::ListTagsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListTagsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
+        let page = Page::<TagId>::read(page_size, &page_token, "tags", filter.as_ref(), &mut call.violations);
+        let filter = filter.unwrap_or_default();
+        let filter = store::tag::TagFilter {
+            kinds: filter.kinds().filter_map(kind_of).collect(),
+            name_prefix: filter.name_prefix,
+        };
+        call.finish()?;
+        let tags = store::tag::list(self.store.read(), call.workspace()?, &filter, page.after().copied(), page.limit()).await?;
+        let (tags, next_page_token) = page.cut(tags, |tag| tag.id);
+        Ok(Response::new(pb::ListTagsResponse { tags: tags.into_iter().map(to_pb).collect(), next_page_token }))
+    }
+
+    async fn update_tag(&self, request: Request<pb::UpdateTagRequest>) -> Result<Response<pb::Tag>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.tag.take().unwrap_or_default();
+        let id = call.id("tag.id", &given.id);
+        let is_set = |path: &str| match path {
+            "name" => !given.name.is_empty(),
+            _ => !given.description.is_empty(),
+        };
+        let update_mask = call.message.update_mask.take();
+        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
+        let id = call.finish_with(id)?;
+        let workspace = call.workspace()?;
+        let (given, paths) = (&given, &paths);
+        let make = |tx: Tx| async move {
+            let current = store::tag::get(tx.db(), workspace, id).await?;
+            check_etag("tag", &given.etag, current.version)?;
+            let merged = merge(to_pb(current.clone()), given, paths);
+            let tag = Tag { created: current.created, ..parse(&merged, id, tx.now(), current.version + 1)? };
+            store::tag::update(&tx, workspace, &tag).await?;
+            Ok((tag, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let tag = self.store.write_once("update_tag", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(tag)))
+    }
+
+    async fn delete_tag(&self, request: Request<pb::DeleteTagRequest>) -> Result<Response<()>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<TagId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let workspace = call.workspace()?;
+        let (etag, force) = (call.message.etag.as_str(), call.message.force);
+        let make = |tx: Tx| async move {
+            delete(&tx, workspace, id, etag, force).await?;
+            Ok(((), String::new()))
+        };
+        self.store.write_once("delete_tag", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn list_tag_usages(
+        &self,
+        request: Request<pb::ListTagUsagesRequest>,
+    ) -> Result<Response<pb::ListTagUsagesResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListTagUsagesRequest { id, page_size, page_token } = std::mem::take(&mut call.message);
+        let list = format!("tag_usages/{id}");
+        let page = Page::<WebhookId>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
+        let id = call.id("id", &id);
+        let id = call.finish_with(id)?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        store::tag::get(db, workspace, id).await?;
+        let usages = store::tag::usages(db, workspace, id, page.after().copied(), page.limit()).await?;
+        let (usages, next_page_token) = page.cut(usages, |(webhook, _)| *webhook);
+        let usages = usages.into_iter().map(|(webhook, display_name)| pb::TagUsage {
+            display_name,
+            user: Some(pb::tag_usage::User::WebhookId(webhook.to_string())),
+        });
+        Ok(Response::new(pb::ListTagUsagesResponse { usages: usages.collect(), next_page_token }))
+    }
+}
+
+/// The answer to a request that created or changed a tag before: the tag as it is now.
+async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Tag> {
+    store::tag::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+}
+
+async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: bool) -> Result<()> {
+    // Planning must not assign a tag that is being deleted.
+    tx.gate_exclusive().await?;
+    let tag = store::tag::get(tx.db(), workspace, id).await?;
+    check_etag("tag", etag, tag.version)?;
+    let users = store::tag::usages(tx.db(), workspace, id, None, u64::MAX >> 1).await?;
+    if !users.is_empty() && !force {
+        let users = users.into_iter().take(NAMED_USERS).map(|(webhook, name)| format!("{webhook} ({name})")).collect();
+        return Err(Error::InUse { resource: "tag", users });
+    }
+    for (webhook, _) in users {
+        let mut webhook = store::webhook::get(tx.db(), tx.store(), workspace, webhook).await?;
+        webhook.definition.activation_tag_ids.retain(|tag| *tag != id);
+        webhook.version += 1;
+        webhook.updated = tx.now();
+        store::webhook::update(tx, &webhook).await?;
+    }
+    store::contact_tag::remove_tag(tx, id).await?;
+    store::tag::delete(tx, workspace, id).await
+}
+
+/// The tag with the named fields replaced by those given.
+fn merge(mut tag: pb::Tag, given: &pb::Tag, paths: &[String]) -> pb::Tag {
+    for path in paths {
+        match path.as_str() {
+            "name" => tag.name.clone_from(&given.name),
+            "description" => tag.description.clone_from(&given.description),
+            _ => {}
+        }
+    }
+    tag
+}
+
+/// Checks a whole tag, new or merged.
+fn parse(tag: &pb::Tag, id: TagId, updated: Micros, version: i64) -> Result<Tag> {
+    let mut violations = Violations::default();
+    violations.check_rules("tag", tag)?;
+    violations.finish()?;
+    Ok(Tag {
+        id,
+        name: tag.name.clone(),
+        kind: kind_of(tag.kind()).unwrap_or(TagKind::Manual),
+        description: tag.description.clone(),
+        version,
+        created: updated,
+        updated,
+    })
+}
+
+fn kind_of(kind: pb::tag::Kind) -> Option<TagKind> {
+    TagKind::from_code(code(kind))
+}
+
+fn to_pb(tag: Tag) -> pb::Tag {
+    pb::Tag {
+        id: tag.id.to_string(),
+        name: tag.name,
+        kind: tag.kind.code().into(),
+        description: tag.description,
+        create_time: Some(timestamp(tag.created)),
+        update_time: Some(timestamp(tag.updated)),
+        etag: etag_of(tag.version),
+    }
+}

@@ -1,0 +1,189 @@
+//! What planning and sending need of a workspace (webhooks, tags, field types), cached.
+//!
+//! A workspace's `config_version` is raised by every change of these. Each transaction that plans reads the version
+//! first, so that a stale copy is never used: neither on the server that made the change nor on another.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sea_orm::ConnectionTrait;
+
+use super::bulk::Bulk;
+use super::{Store, Tx, field, tag, webhook};
+use crate::domain::field::{FieldType, standard_field};
+use crate::domain::signature::SigningSecret;
+use crate::domain::tag::Tag;
+use crate::domain::template::UrlTemplate;
+use crate::domain::webhook::Webhook;
+use crate::error::{Error, Result};
+use crate::ids::{TagId, WebhookId, WorkspaceId};
+
+/// How many workspaces are kept; beyond that the cache starts anew.
+const MAX_WORKSPACES: usize = 10_000;
+
+/// What planning needs of one workspace, at one version.
+#[derive(Debug)]
+pub struct WorkspaceConfig {
+    version: i64,
+    tags: HashMap<TagId, Arc<Tag>>,
+    webhooks: HashMap<WebhookId, Arc<PreparedWebhook>>,
+    activated_by: HashMap<TagId, Vec<WebhookId>>,
+    custom_fields: HashMap<String, FieldType>,
+}
+
+/// A webhook and what is made of its definition once: the parsed URL and the secrets.
+#[derive(Debug)]
+pub struct PreparedWebhook {
+    /// The webhook.
+    pub webhook: Webhook,
+    /// Its URL.
+    pub url: UrlTemplate,
+    /// What its requests are signed with, the newest first.
+    pub secrets: Vec<SigningSecret>,
+}
+
+impl PreparedWebhook {
+    /// Prepares a webhook.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Internal`] if its URL, which was checked when it was written, is not a template any more.
+    pub fn new(webhook: Webhook) -> Result<Self> {
+        let url = UrlTemplate::parse(&webhook.definition.url, &|_| true)
+            .map_err(|_| Error::internal(format!("the URL of webhook {} is damaged", webhook.id)))?;
+        let secrets = webhook.secrets.iter().map(|secret| secret.secret.clone()).collect();
+        Ok(Self { webhook, url, secrets })
+    }
+}
+
+impl WorkspaceConfig {
+    /// A tag of the workspace.
+    #[must_use]
+    pub fn tag(&self, id: TagId) -> Option<&Arc<Tag>> {
+        self.tags.get(&id)
+    }
+
+    /// A webhook of the workspace.
+    #[must_use]
+    pub fn webhook(&self, id: WebhookId) -> Option<&Arc<PreparedWebhook>> {
+        self.webhooks.get(&id)
+    }
+
+    /// All webhooks, in the order of their ids.
+    #[must_use]
+    pub fn webhooks(&self) -> Vec<&Arc<PreparedWebhook>> {
+        let mut webhooks: Vec<_> = self.webhooks.values().collect();
+        webhooks.sort_by_key(|prepared| prepared.webhook.id);
+        webhooks
+    }
+
+    /// The webhooks that a tag activates, in the order of their ids.
+    pub fn activated_by(&self, tag: TagId) -> impl Iterator<Item = &Arc<PreparedWebhook>> {
+        self.activated_by.get(&tag).into_iter().flatten().filter_map(|id| self.webhooks.get(id))
+    }
+
+    /// The type of the field with a key, standard or custom.
+    #[must_use]
+    pub fn field_type(&self, key: &str) -> Option<FieldType> {
+        standard_field(key).map(|field| field.field_type).or_else(|| self.custom_fields.get(key).copied())
+    }
+}
+
+/// The configs of the workspaces that were used lately.
+#[derive(Debug, Default)]
+pub struct ConfigCache(RwLock<HashMap<WorkspaceId, Arc<WorkspaceConfig>>>);
+
+impl ConfigCache {
+    pub(super) fn forget(&self, workspace: WorkspaceId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&workspace);
+    }
+
+    fn get(&self, workspace: WorkspaceId, version: i64) -> Option<Arc<WorkspaceConfig>> {
+        let configs = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        configs.get(&workspace).filter(|config| config.version == version).cloned()
+    }
+
+    fn put(&self, workspace: WorkspaceId, config: &Arc<WorkspaceConfig>) {
+        let mut configs = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if configs.len() >= MAX_WORKSPACES {
+            configs.clear();
+        }
+        configs.insert(workspace, Arc::clone(config));
+    }
+}
+
+impl Tx {
+    /// The present config of a workspace. Take the gate first, so that it stays present until the commit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the workspace is gone; the database's.
+    pub async fn config(&self, workspace: WorkspaceId) -> Result<Arc<WorkspaceConfig>> {
+        let mut configs = self.configs(&[workspace]).await?;
+        configs.remove(&workspace).ok_or_else(|| Error::not_found(workspace))
+    }
+
+    /// The present configs of several workspaces; those that are gone are missing.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn configs(&self, workspaces: &[WorkspaceId]) -> Result<HashMap<WorkspaceId, Arc<WorkspaceConfig>>> {
+        let mut configs = HashMap::with_capacity(workspaces.len());
+        for (workspace, version) in versions(self.db(), workspaces).await? {
+            let cache = &self.store().0.configs;
+            let config = match cache.get(workspace, version) {
+                Some(config) => config,
+                None => {
+                    let config = Arc::new(load(self.db(), self.store(), workspace, version).await?);
+                    // What this transaction itself has changed isn't committed yet, and mustn't be seen by others.
+                    if !self.effects().stale_configs.contains(&workspace) {
+                        cache.put(workspace, &config);
+                    }
+                    config
+                }
+            };
+            configs.insert(workspace, config);
+        }
+        Ok(configs)
+    }
+
+    /// Raises a workspace's config version: planning must see what this transaction changed.
+    ///
+    /// # Errors
+    ///
+    /// The database's.
+    pub async fn config_changed(&self, workspace: WorkspaceId) -> Result<()> {
+        self.effects().stale_configs.push(workspace);
+        let sql = "UPDATE workspaces SET config_version = config_version + 1 WHERE id = $1";
+        let statement = sea_orm::Statement::from_sql_and_values(self.db().get_database_backend(), sql, [workspace.0.into()]);
+        self.db().execute_raw(statement).await?;
+        Ok(())
+    }
+}
+
+async fn versions(db: &impl ConnectionTrait, workspaces: &[WorkspaceId]) -> Result<Vec<(WorkspaceId, i64)>> {
+    let rows = Bulk::new(db)
+        .uuid("id", workspaces.iter().map(|workspace| workspace.0))
+        .query(db, |rows| {
+            format!("SELECT w.id, w.config_version FROM {rows} JOIN workspaces w ON w.id = r.id WHERE w.deleted_us IS NULL")
+        })
+        .await?;
+    rows.iter()
+        .map(|row| Ok((WorkspaceId(row.try_get("", "id")?), row.try_get("", "config_version")?)))
+        .collect()
+}
+
+async fn load(db: &impl ConnectionTrait, store: &Store, workspace: WorkspaceId, version: i64) -> Result<WorkspaceConfig> {
+    let mut webhooks = HashMap::new();
+    let mut activated_by: HashMap<TagId, Vec<WebhookId>> = HashMap::new();
+    for webhook in webhook::all(db, store, workspace).await? {
+        for tag in &webhook.definition.activation_tag_ids {
+            activated_by.entry(*tag).or_default().push(webhook.id);
+        }
+        webhooks.insert(webhook.id, Arc::new(PreparedWebhook::new(webhook)?));
+    }
+    let tags = tag::all(db, workspace).await?.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
+    let custom_fields = field::types(db, workspace).await?;
+    Ok(WorkspaceConfig { version, tags, webhooks, activated_by, custom_fields })
+}

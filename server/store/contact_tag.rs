@@ -1,0 +1,153 @@
+//! Tags on contacts.
+
+use std::collections::HashMap;
+
+use sea_orm::sea_query::ExprTrait;
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use super::Tx;
+use super::bulk::Bulk;
+use super::entity::{contact_tag, tag};
+use crate::domain::time::Micros;
+use crate::error::Result;
+use crate::ids::{ContactId, TagId, WorkspaceId};
+
+/// A tag on a contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    /// Since when the contact holds it.
+    pub since: Micros,
+    /// Whether this transaction assigned it.
+    pub is_new: bool,
+}
+
+/// Assigns tags; what is held already stays as it is. Keys are distinct.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn assign(
+    tx: &Tx,
+    rows: &[(WorkspaceId, ContactId, TagId)],
+) -> Result<HashMap<(ContactId, TagId), Assigned>> {
+    let mut rows = rows.to_vec();
+    // In one order everywhere, so that two transactions wait for each other instead of locking up.
+    rows.sort_unstable_by_key(|(_, contact, tag)| (*contact, *tag));
+    let mut bulk = keys(tx, &rows).uuid("workspace_id", rows.iter().map(|(workspace, ..)| workspace.0));
+    let now = bulk.param(tx.now().0);
+    let inserted = bulk
+        .query(tx.db(), |rows| {
+            format!(
+                "INSERT INTO contact_tags (contact_id, tag_id, workspace_id, assigned_us) \
+                 SELECT contact_id, tag_id, workspace_id, {now} FROM {rows} WHERE TRUE \
+                 ON CONFLICT DO NOTHING RETURNING contact_id, tag_id"
+            )
+        })
+        .await?;
+    let mut assigned = HashMap::with_capacity(rows.len());
+    for row in inserted {
+        let key = (ContactId(row.try_get("", "contact_id")?), TagId(row.try_get("", "tag_id")?));
+        assigned.insert(key, Assigned { since: tx.now(), is_new: true });
+    }
+    rows.retain(|(_, contact, tag)| !assigned.contains_key(&(*contact, *tag)));
+    if rows.is_empty() {
+        return Ok(assigned);
+    }
+    let held = keys(tx, &rows)
+        .query(tx.db(), |rows| {
+            format!(
+                "SELECT t.contact_id, t.tag_id, t.assigned_us FROM {rows} \
+                 JOIN contact_tags t ON t.contact_id = r.contact_id AND t.tag_id = r.tag_id"
+            )
+        })
+        .await?;
+    for row in held {
+        let key = (ContactId(row.try_get("", "contact_id")?), TagId(row.try_get("", "tag_id")?));
+        assigned.insert(key, Assigned { since: Micros(row.try_get("", "assigned_us")?), is_new: false });
+    }
+    Ok(assigned)
+}
+
+/// Removes tags from a contact; answers with those that it held and since when.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn remove(tx: &Tx, contact: ContactId, tags: &[TagId]) -> Result<Vec<(TagId, Micros)>> {
+    let removed = contact_tag::Entity::delete_many()
+        .filter(contact_tag::Column::ContactId.eq(contact.0))
+        .filter(contact_tag::Column::TagId.is_in(tags.iter().map(|tag| tag.0)))
+        .exec_with_returning(tx.db())
+        .await?;
+    Ok(removed.into_iter().map(|row| (TagId(row.tag_id), Micros(row.assigned_us))).collect())
+}
+
+/// Removes all tags of a contact.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn remove_all(tx: &Tx, contact: ContactId) -> Result<()> {
+    contact_tag::Entity::delete_many().filter(contact_tag::Column::ContactId.eq(contact.0)).exec(tx.db()).await?;
+    Ok(())
+}
+
+/// Takes a tag off every contact.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn remove_tag(tx: &Tx, tag: TagId) -> Result<()> {
+    contact_tag::Entity::delete_many().filter(contact_tag::Column::TagId.eq(tag.0)).exec(tx.db()).await?;
+    Ok(())
+}
+
+/// A tag that a contact holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldTag {
+    /// The tag.
+    pub tag_id: TagId,
+    /// Its name.
+    pub name: String,
+    /// Since when.
+    pub since: Micros,
+}
+
+/// The tags of a contact in the order of their assignment, after a time and a tag.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn list(
+    db: &impl ConnectionTrait,
+    contact: ContactId,
+    after: Option<(Micros, TagId)>,
+    limit: u64,
+) -> Result<Vec<HeldTag>> {
+    let mut query = contact_tag::Entity::find().filter(contact_tag::Column::ContactId.eq(contact.0));
+    if let Some((since, tag)) = after {
+        let same = contact_tag::Column::AssignedUs.eq(since.0).and(contact_tag::Column::TagId.gt(tag.0));
+        query = query.filter(contact_tag::Column::AssignedUs.gt(since.0).or(same));
+    }
+    let rows = query
+        .find_also_related(tag::Entity)
+        .order_by_asc(contact_tag::Column::AssignedUs)
+        .order_by_asc(contact_tag::Column::TagId)
+        .limit(limit)
+        .all(db)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(held, tag)| HeldTag {
+            tag_id: TagId(held.tag_id),
+            name: tag.map(|tag| tag.name).unwrap_or_default(),
+            since: Micros(held.assigned_us),
+        })
+        .collect())
+}
+
+fn keys(tx: &Tx, rows: &[(WorkspaceId, ContactId, TagId)]) -> Bulk {
+    Bulk::new(tx.db())
+        .uuid("contact_id", rows.iter().map(|(_, contact, _)| contact.0))
+        .uuid("tag_id", rows.iter().map(|(.., tag)| tag.0))
+}

@@ -1,0 +1,94 @@
+//! Ending deliveries before they are delivered, and erasing what they hold of a contact.
+
+use sea_orm::{ConnectionTrait, Statement, Value};
+
+use super::{DEFERRED, WAITING, reference_of};
+use crate::domain::delivery::{Reason, Source, State};
+use crate::domain::outcome::{Kind, Outcome};
+use crate::error::Result;
+use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId};
+use crate::store::Tx;
+
+/// Which deliveries to end; those that are final already stay as they are.
+#[derive(Clone, Copy, Debug)]
+pub enum Which {
+    /// One.
+    Delivery(DeliveryId),
+    /// All of a webhook.
+    Webhook(WebhookId),
+    /// All of a webhook event.
+    Event(WebhookEventId),
+    /// All of a contact, but those that its deletion itself sets off.
+    Contact(ContactId),
+}
+
+/// Ends deliveries that wait or are deferred in `state`, and reports each. An attempt in flight keeps its lease, so that
+/// its result is recorded. Answers with how many there were.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, reason: Reason) -> Result<usize> {
+    let (column, id) = match which {
+        Which::Delivery(id) => ("id", id.0),
+        Which::Webhook(id) => ("webhook_id", id.0),
+        Which::Event(id) => ("webhook_event_id", id.0),
+        Which::Contact(id) => ("contact_id", id.0),
+    };
+    // The index on (webhook_id, id) serves the first two; a webhook event is rarely removed.
+    let kept = match which {
+        Which::Contact(_) => format!(" AND source <> {}", Source::ContactDeleted.code()),
+        Which::Delivery(_) | Which::Webhook(_) | Which::Event(_) => String::new(),
+    };
+    let sql = format!(
+        "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5 \
+         WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){kept} \
+         RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids"
+    );
+    let values: Vec<Value> =
+        vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
+    let rows = tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    for row in &rows {
+        tx.report(Outcome {
+            workspace_id: workspace,
+            kind: if state == State::Skipped { Kind::Skipped } else { Kind::Cancelled },
+            reason,
+            recorded: tx.now(),
+            webhook_id: WebhookId(row.try_get("", "webhook_id")?),
+            delivery: Some(reference_of(row)?),
+            attempt: None,
+            next_attempt: None,
+        });
+    }
+    Ok(rows.len())
+}
+
+/// Erases the values that a contact's deliveries hold, but of those that its deletion sets off: they lose them when they
+/// are final.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn erase_contact(tx: &Tx, contact: ContactId) -> Result<()> {
+    let sql = format!(
+        "UPDATE deliveries SET snapshot = NULL, erased = TRUE WHERE contact_id = $1 AND source <> {}",
+        Source::ContactDeleted.code()
+    );
+    execute(tx, &sql, vec![contact.0.into()]).await
+}
+
+/// Erases what earlier attempts of a delivery show of the contact.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn erase_attempts(tx: &Tx, delivery: DeliveryId) -> Result<()> {
+    let sql = "UPDATE outcomes SET url = '', response_body = $2, response_location = '', error_detail = '' \
+               WHERE delivery_id = $1 AND attempt_number IS NOT NULL";
+    execute(tx, sql, vec![delivery.0.into(), Vec::<u8>::new().into()]).await
+}
+
+async fn execute(tx: &Tx, sql: &str, values: Vec<Value>) -> Result<()> {
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(())
+}

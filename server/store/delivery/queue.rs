@@ -1,0 +1,396 @@
+//! The queue: new deliveries go in, some of them already leased; due ones are leased by claiming.
+
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
+use uuid::Uuid;
+
+use super::{DEFERRED, WAITING, reference_of};
+use crate::domain::delivery::{Cause, Reason, Source, State};
+use crate::domain::outcome::DeliveryRef;
+use crate::domain::request::Snapshot;
+use crate::domain::time::Micros;
+use crate::error::{Error, Result};
+use crate::ids::{ContactId, DeliveryId, TagId, WebhookEventId, WebhookId, WorkspaceId};
+use crate::store::Tx;
+use crate::store::bulk::Bulk;
+use crate::store::outcome::tags_to_json;
+
+/// A delivery to insert.
+#[derive(Clone, Debug)]
+pub struct NewDelivery {
+    /// What outcomes say of it: id, webhook event, contact, source, tags.
+    pub reference: DeliveryRef,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its webhook.
+    pub webhook_id: WebhookId,
+    /// Its first state.
+    pub state: State,
+    /// Why it is in it.
+    pub reason: Reason,
+    /// When the trigger was made.
+    pub trigger_time: Micros,
+    /// When it is due; `None` when it is final from the start.
+    pub due: Option<Micros>,
+    /// The values to send.
+    pub snapshot: Option<Snapshot>,
+    /// How many later triggers a deferral has taken in.
+    pub coalesced_count: u32,
+    /// How many causes inside the system lie before it.
+    pub causation_depth: i16,
+    /// The last of them.
+    pub cause_id: Option<Uuid>,
+    /// The trace that the trigger belongs to, as W3C `traceparent`.
+    pub traceparent: Option<String>,
+    /// Whether this server's dispatcher sends it without a claim.
+    pub is_leased: bool,
+}
+
+/// What a lease gives: all that an attempt needs beside the webhook.
+#[derive(Clone, Debug)]
+pub struct LeasedDelivery {
+    /// Its id, the `webhook-id` header.
+    pub id: DeliveryId,
+    /// What outcomes say of it.
+    pub reference: DeliveryRef,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its webhook.
+    pub webhook_id: WebhookId,
+    /// Its state: WAITING, or DEFERRED when a deferral is due.
+    pub state: State,
+    /// When the trigger was made.
+    pub trigger_time: Micros,
+    /// When it was due.
+    pub due: Micros,
+    /// The values to send; `None` for a deferral.
+    pub snapshot: Option<Snapshot>,
+    /// Attempts of the schedule made before.
+    pub scheduled_count: u32,
+    /// How many causes inside the system lie before it.
+    pub causation_depth: i16,
+    /// The trace that the trigger belongs to.
+    pub traceparent: Option<String>,
+    /// Guards the settlement.
+    pub lease_token: i64,
+    /// Why the attempt is made.
+    pub cause: Cause,
+    /// The extra attempt that this is, if it isn't the schedule's.
+    pub extra_id: Option<Uuid>,
+}
+
+/// The token of a delivery that is inserted leased.
+pub const FIRST_TOKEN: i64 = 1;
+
+/// Inserts deliveries.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn insert(tx: &Tx, deliveries: &[NewDelivery]) -> Result<()> {
+    if deliveries.is_empty() {
+        return Ok(());
+    }
+    let (rows, now) = rows(tx, deliveries);
+    rows.execute(tx.db(), |rows| insert_sql(rows, &now)).await?;
+    Ok(())
+}
+
+/// Inserts deferred deliveries. Where there is one already for the webhook event and contact, it takes the trigger in
+/// instead: tags and time are replaced, the count is raised, the due time stays. Answers with the ids that stand.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<(WebhookEventId, ContactId, DeliveryId)>> {
+    let mut sorted = deliveries.to_vec();
+    sorted.sort_unstable_by_key(|delivery| (delivery.reference.webhook_event_id, delivery.reference.contact_id));
+    let (rows, now) = rows(tx, &sorted);
+    let stored = rows
+        .query(tx.db(), |rows| {
+            format!(
+                "{} ON CONFLICT (webhook_event_id, contact_id) WHERE state = {DEFERRED} DO UPDATE SET \
+                 tag_ids = excluded.tag_ids, trigger_us = excluded.trigger_us, \
+                 coalesced_count = deliveries.coalesced_count + excluded.coalesced_count + 1 \
+                 RETURNING webhook_event_id, contact_id, id",
+                insert_sql(rows, &now)
+            )
+        })
+        .await?;
+    stored.iter().map(deferred_key).collect()
+}
+
+/// A later trigger for a deferral.
+#[derive(Clone, Debug)]
+pub struct Coalesced {
+    /// Whose deferral.
+    pub webhook_event_id: WebhookEventId,
+    /// Whose deferral.
+    pub contact_id: ContactId,
+    /// The tags of the last trigger.
+    pub tag_ids: Vec<TagId>,
+    /// How many triggers to take in.
+    pub count: u32,
+}
+
+/// Lets deferrals that wait take in later triggers; answers with those that did.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<(WebhookEventId, ContactId, DeliveryId)>> {
+    if triggers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut triggers = triggers.to_vec();
+    triggers.sort_unstable_by_key(|trigger| (trigger.webhook_event_id, trigger.contact_id));
+    let mut bulk = Bulk::new(tx.db())
+        .uuid("webhook_event_id", triggers.iter().map(|trigger| trigger.webhook_event_id.0))
+        .uuid("contact_id", triggers.iter().map(|trigger| trigger.contact_id.0))
+        .text("tag_ids", triggers.iter().map(|trigger| tags_to_json(&trigger.tag_ids)))
+        .int("taken_in", triggers.iter().map(|trigger| trigger.count.into()));
+    let now = bulk.param(tx.now().0);
+    let rows = bulk
+        .query(tx.db(), |rows| {
+            format!(
+                "UPDATE deliveries SET tag_ids = r.tag_ids, trigger_us = {now}, coalesced_count = coalesced_count + r.taken_in \
+                 FROM {rows} WHERE deliveries.webhook_event_id = r.webhook_event_id AND deliveries.contact_id = r.contact_id \
+                 AND deliveries.state = {DEFERRED} \
+                 RETURNING deliveries.webhook_event_id, deliveries.contact_id, deliveries.id"
+            )
+        })
+        .await?;
+    rows.iter().map(deferred_key).collect()
+}
+
+fn deferred_key(row: &QueryResult) -> Result<(WebhookEventId, ContactId, DeliveryId)> {
+    Ok((
+        WebhookEventId(row.try_get("", "webhook_event_id")?),
+        ContactId(row.try_get("", "contact_id")?),
+        DeliveryId(row.try_get("", "id")?),
+    ))
+}
+
+fn rows(tx: &Tx, deliveries: &[NewDelivery]) -> (Bulk, String) {
+    let each = || deliveries.iter();
+    let owner = tx.store().local().server();
+    let snapshot = |delivery: &NewDelivery| {
+        // Plain data: it can't fail to serialise.
+        delivery.snapshot.as_ref().map(|snapshot| serde_json::to_string(snapshot).unwrap_or_default())
+    };
+    let mut bulk = Bulk::new(tx.db())
+        .uuid("id", each().map(|delivery| delivery.reference.id.0))
+        .uuid("workspace_id", each().map(|delivery| delivery.workspace_id.0))
+        .uuid("webhook_id", each().map(|delivery| delivery.webhook_id.0))
+        .uuid("webhook_event_id", each().map(|delivery| delivery.reference.webhook_event_id.0))
+        .uuid("contact_id", each().map(|delivery| delivery.reference.contact_id.0))
+        .int("source", each().map(|delivery| delivery.reference.source.code().into()))
+        .int("state", each().map(|delivery| delivery.state.code().into()))
+        .int("reason", each().map(|delivery| delivery.reason.code().into()))
+        .text("tag_ids", each().map(|delivery| tags_to_json(&delivery.reference.tag_ids)))
+        .int("trigger_us", each().map(|delivery| delivery.trigger_time.0))
+        .optional_int("due_us", each().map(|delivery| delivery.due.map(|due| due.0)))
+        .optional_text("snapshot", each().map(snapshot))
+        .int("coalesced_count", each().map(|delivery| delivery.coalesced_count.into()))
+        .int("causation_depth", each().map(|delivery| delivery.causation_depth.into()))
+        .optional_uuid("cause_id", each().map(|delivery| delivery.cause_id))
+        .optional_text("traceparent", each().map(|delivery| delivery.traceparent.clone()))
+        .optional_uuid("lease_owner", each().map(|delivery| delivery.is_leased.then_some(owner)));
+    let now = bulk.param(tx.now().0);
+    (bulk, now)
+}
+
+fn insert_sql(rows: &str, now: &str) -> String {
+    format!(
+        "INSERT INTO deliveries (id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, \
+         trigger_us, due_us, snapshot, coalesced_count, causation_depth, cause_id, traceparent, lease_owner, lease_token, \
+         created_us, finished_us) \
+         SELECT id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, trigger_us, due_us, \
+         snapshot, coalesced_count, causation_depth, cause_id, traceparent, lease_owner, \
+         CASE WHEN lease_owner IS NULL THEN 0 ELSE {FIRST_TOKEN} END, {now}, CASE WHEN due_us IS NULL THEN {now} END \
+         FROM {rows} WHERE TRUE"
+    )
+}
+
+/// The columns that make a [`LeasedDelivery`].
+const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, \
+     due_us, snapshot, scheduled_count, causation_depth, traceparent, lease_token";
+
+/// Leases up to `limit` due deliveries to this server: those that nobody holds, and those held by servers that are dead.
+/// The caller holds the gate and decides in the same transaction what to do with deliveries of webhooks that don't send.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
+    let backend = tx.db().get_database_backend();
+    let due = format!(
+        "SELECT id FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND due_us <= $1 \
+         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT $2"
+    );
+    // SQLite has one writer and no row locks.
+    let chosen = match backend {
+        DbBackend::Postgres => format!("= ANY (ARRAY({due} FOR UPDATE SKIP LOCKED))"),
+        _ => format!("IN ({due})"),
+    };
+    let sql =
+        format!("UPDATE deliveries SET lease_owner = $3, lease_token = lease_token + 1 WHERE id {chosen} RETURNING {LEASED}");
+    let values = [tx.now().0.into(), i64::try_from(limit).unwrap_or(i64::MAX).into(), tx.store().local().server().into()];
+    let rows = tx.db().query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    let mut leased = rows.iter().map(leased_of).collect::<Result<Vec<_>>>()?;
+    leased.sort_by_key(|delivery| (delivery.due, delivery.id));
+    Ok(leased)
+}
+
+/// Deliveries among `ids` that were committed with a lease of this server and first token: what became of those whose
+/// commit was unknown.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn recover(tx: &Tx, ids: &[DeliveryId]) -> Result<Vec<LeasedDelivery>> {
+    let mut bulk = Bulk::new(tx.db()).uuid("wanted", ids.iter().map(|id| id.0));
+    let owner = bulk.param(tx.store().local().server());
+    let rows = bulk
+        .query(tx.db(), |rows| {
+            format!(
+                "SELECT {LEASED} FROM {rows} JOIN deliveries ON deliveries.id = r.wanted \
+                 WHERE lease_owner = {owner} AND lease_token = {FIRST_TOKEN} AND state = {WAITING}"
+            )
+        })
+        .await?;
+    rows.iter().map(leased_of).collect()
+}
+
+/// Takes leased deliveries out of the queue, without a lease: their webhook doesn't send. They come back when it does.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn park(tx: &Tx, ids: &[DeliveryId]) -> Result<()> {
+    release(tx, ids, "parked = TRUE").await
+}
+
+/// Gives leases back, so that others can claim.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn give_back(tx: &Tx, ids: &[DeliveryId]) -> Result<()> {
+    release(tx, ids, "parked = FALSE").await
+}
+
+async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut bulk = Bulk::new(tx.db()).uuid("chosen", ids.iter().map(|id| id.0));
+    let owner = bulk.param(tx.store().local().server());
+    bulk.execute(tx.db(), |rows| {
+        format!(
+            "UPDATE deliveries SET {set}, lease_owner = NULL FROM {rows} \
+             WHERE deliveries.id = r.chosen AND deliveries.lease_owner = {owner}"
+        )
+    })
+    .await?;
+    Ok(())
+}
+
+/// Puts the deliveries that a webhook held back into the queue.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn unpark(tx: &Tx, webhook: WebhookId) -> Result<()> {
+    for table in ["deliveries", "extra_attempts"] {
+        let sql = format!("UPDATE {table} SET parked = FALSE WHERE webhook_id = $1 AND parked = TRUE");
+        let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [webhook.0.into()]);
+        tx.db().execute_raw(statement).await?;
+    }
+    tx.announce_work();
+    Ok(())
+}
+
+/// When the next delivery that nobody holds is due; `None` if none is.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn next_due(db: &impl ConnectionTrait) -> Result<Option<Micros>> {
+    let sql = format!(
+        "SELECT due_us FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE \
+         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT 1"
+    );
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+    Ok(row.map(|row| row.try_get("", "due_us")).transpose()?.map(Micros))
+}
+
+/// Turns a deferral that is due and leased into a delivery that waits, with its values.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Snapshot)]) -> Result<()> {
+    if promoted.is_empty() {
+        return Ok(());
+    }
+    let snapshots = promoted.iter().map(|(_, snapshot)| serde_json::to_string(snapshot).unwrap_or_default());
+    let bulk = Bulk::new(tx.db()).uuid("chosen", promoted.iter().map(|(id, _)| id.0)).text("snapshot", snapshots);
+    bulk.execute(tx.db(), |rows| {
+        format!("UPDATE deliveries SET state = {WAITING}, snapshot = r.snapshot FROM {rows} WHERE deliveries.id = r.chosen")
+    })
+    .await?;
+    Ok(())
+}
+
+pub(in crate::store) fn leased_of(row: &QueryResult) -> Result<LeasedDelivery> {
+    let reference = reference_of(row)?;
+    let state: i16 = row.try_get("", "state")?;
+    let snapshot: Option<String> = row.try_get("", "snapshot")?;
+    let scheduled_count: i32 = row.try_get("", "scheduled_count")?;
+    let due: Option<i64> = row.try_get("", "due_us")?;
+    Ok(LeasedDelivery {
+        id: reference.id,
+        reference,
+        workspace_id: WorkspaceId(row.try_get("", "workspace_id")?),
+        webhook_id: WebhookId(row.try_get("", "webhook_id")?),
+        state: State::try_from(state).map_err(Error::internal)?,
+        trigger_time: Micros(row.try_get("", "trigger_us")?),
+        due: Micros(due.unwrap_or(0)),
+        snapshot: snapshot.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)?,
+        scheduled_count: u32::try_from(scheduled_count).unwrap_or(0),
+        causation_depth: row.try_get("", "causation_depth")?,
+        traceparent: row.try_get("", "traceparent")?,
+        lease_token: row.try_get("", "lease_token")?,
+        cause: Cause::Scheduled,
+        extra_id: None,
+    })
+}
+
+impl NewDelivery {
+    /// The lease that a delivery is inserted with.
+    #[must_use]
+    pub fn leased(&self) -> LeasedDelivery {
+        LeasedDelivery {
+            id: self.reference.id,
+            reference: self.reference.clone(),
+            workspace_id: self.workspace_id,
+            webhook_id: self.webhook_id,
+            state: self.state,
+            trigger_time: self.trigger_time,
+            due: self.due.unwrap_or(self.trigger_time),
+            snapshot: self.snapshot.clone(),
+            scheduled_count: 0,
+            causation_depth: self.causation_depth,
+            traceparent: self.traceparent.clone(),
+            lease_token: FIRST_TOKEN,
+            cause: Cause::Scheduled,
+            extra_id: None,
+        }
+    }
+}
+
+/// Whether a delivery of this source may follow a cause at this depth.
+#[must_use]
+pub fn is_too_deep(depth: i16, source: Source) -> bool {
+    source != Source::Test && depth > crate::domain::delivery::MAX_CAUSATION_DEPTH
+}

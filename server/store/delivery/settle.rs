@@ -1,0 +1,182 @@
+//! What came of attempts: one transaction writes the delivery's new state and the attempt, which is the outcome too.
+
+use std::collections::HashMap;
+
+use sea_orm::{ConnectionTrait, Statement};
+use uuid::Uuid;
+
+use super::{WAITING, end};
+use crate::domain::delivery::{Attempt, Reason, Source, State};
+use crate::domain::outcome::{DeliveryRef, Kind, Outcome};
+use crate::domain::retry::Next;
+use crate::domain::time::Micros;
+use crate::error::Result;
+use crate::ids::{DeliveryId, WebhookId, WorkspaceId};
+use crate::store::Tx;
+use crate::store::bulk::Bulk;
+
+/// An attempt that was made under a lease, and what is to follow it.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// What outcomes say of the delivery.
+    pub reference: DeliveryRef,
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its webhook.
+    pub webhook_id: WebhookId,
+    /// The token of the lease.
+    pub lease_token: i64,
+    /// The extra attempt that this was, if it wasn't the schedule's.
+    pub extra_id: Option<Uuid>,
+    /// The attempt; its number is given by the settlement.
+    pub attempt: Attempt,
+    /// What follows.
+    pub next: Next,
+}
+
+/// A row after its settlement.
+struct Settled {
+    attempt_count: u32,
+    is_erased: bool,
+}
+
+/// Settles attempts: each counts for its delivery if the lease is still the one it was made under; else it is recorded
+/// and counts for nothing, but that a success is a success. Deliveries are distinct.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn settle(tx: &Tx, settlements: &[Settlement]) -> Result<()> {
+    let (extra, scheduled): (Vec<_>, Vec<_>) = settlements.iter().partition(|settlement| settlement.extra_id.is_some());
+    let settled = settle_scheduled(tx, &scheduled).await?;
+    for settlement in scheduled {
+        match settled.get(&settlement.reference.id) {
+            Some(row) => report(tx, settlement, settlement.next, row).await?,
+            None => settle_missed(tx, settlement).await?,
+        }
+    }
+    for settlement in extra {
+        settle_extra(tx, settlement).await?;
+    }
+    Ok(())
+}
+
+async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMap<DeliveryId, Settled>> {
+    if settlements.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut sorted = settlements.to_vec();
+    sorted.sort_unstable_by_key(|settlement| settlement.reference.id);
+    let mut bulk = Bulk::new(tx.db())
+        .uuid("settled_id", sorted.iter().map(|settlement| settlement.reference.id.0))
+        .int("token", sorted.iter().map(|settlement| settlement.lease_token))
+        .int("new_state", sorted.iter().map(|settlement| settlement.next.state().code().into()))
+        .int("new_reason", sorted.iter().map(|settlement| settlement.next.reason().code().into()))
+        .optional_int("new_due_us", sorted.iter().map(|settlement| settlement.next.due().map(|due| due.0)));
+    let owner = bulk.param(tx.store().local().server());
+    let now = bulk.param(tx.now().0);
+    let contact_deleted = Source::ContactDeleted.code();
+    let rows = bulk
+        .query(tx.db(), |rows| {
+            format!(
+                "UPDATE deliveries SET state = r.new_state, reason = r.new_reason, due_us = r.new_due_us, \
+                 scheduled_count = scheduled_count + 1, attempt_count = attempt_count + 1, lease_owner = NULL, \
+                 finished_us = CASE WHEN r.new_due_us IS NULL THEN {now} END, \
+                 snapshot = CASE WHEN r.new_due_us IS NULL AND source = {contact_deleted} THEN NULL ELSE snapshot END, \
+                 erased = erased OR (r.new_due_us IS NULL AND source = {contact_deleted}) \
+                 FROM {rows} WHERE deliveries.id = r.settled_id AND deliveries.lease_owner = {owner} \
+                 AND deliveries.lease_token = r.token AND deliveries.state = {WAITING} \
+                 RETURNING deliveries.id, deliveries.attempt_count, deliveries.erased"
+            )
+        })
+        .await?;
+    rows.iter().map(|row| Ok((DeliveryId(row.try_get("", "id")?), settled_of(row)?))).collect()
+}
+
+/// The lease was lost, or the delivery became final while the attempt was in flight.
+async fn settle_missed(tx: &Tx, settlement: &Settlement) -> Result<()> {
+    let sql = "UPDATE deliveries SET attempt_count = attempt_count + 1 WHERE id = $1 RETURNING attempt_count, erased, lease_token";
+    let Some(row) = one(tx, sql, vec![settlement.reference.id.0.into()]).await? else {
+        // The delivery's row is gone, and with it whom to tell.
+        return Ok(());
+    };
+    let settled = settled_of(&row)?;
+    if row.try_get::<i64>("", "lease_token")? != settlement.lease_token {
+        let mut lost = settlement.clone();
+        lost.attempt.lease_lost = true;
+        return report_as(tx, &lost, Kind::AttemptFailed, &settled, None).await;
+    }
+    count_success(tx, settlement).await?;
+    report_beside(tx, settlement, &settled).await
+}
+
+/// An attempt beside the schedule: a success makes the delivery DELIVERED, a failure changes nothing.
+async fn settle_extra(tx: &Tx, settlement: &Settlement) -> Result<()> {
+    let sql = "DELETE FROM extra_attempts WHERE id = $1 AND lease_owner = $2 AND lease_token = $3 RETURNING id";
+    let owner = tx.store().local().server();
+    let values = vec![settlement.extra_id.into(), owner.into(), settlement.lease_token.into()];
+    let is_lost = one(tx, sql, values).await?.is_none();
+    let sql = "UPDATE deliveries SET attempt_count = attempt_count + 1 WHERE id = $1 RETURNING attempt_count, erased";
+    let Some(row) = one(tx, sql, vec![settlement.reference.id.0.into()]).await? else { return Ok(()) };
+    let settled = settled_of(&row)?;
+    if is_lost {
+        let mut lost = settlement.clone();
+        lost.attempt.lease_lost = true;
+        return report_as(tx, &lost, Kind::AttemptFailed, &settled, None).await;
+    }
+    count_success(tx, settlement).await?;
+    report_beside(tx, settlement, &settled).await
+}
+
+/// A request that the endpoint accepted is delivered, whatever was decided meanwhile.
+async fn count_success(tx: &Tx, settlement: &Settlement) -> Result<()> {
+    if settlement.next == Next::Delivered {
+        let sql = "UPDATE deliveries SET state = $2, reason = 0, due_us = NULL, finished_us = COALESCE(finished_us, $3) \
+                   WHERE id = $1";
+        let values = vec![settlement.reference.id.0.into(), State::Delivered.code().into(), tx.now().0.into()];
+        tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    }
+    Ok(())
+}
+
+async fn report_beside(tx: &Tx, settlement: &Settlement, settled: &Settled) -> Result<()> {
+    let kind = if settlement.next == Next::Delivered { Kind::Delivered } else { Kind::AttemptFailed };
+    report_as(tx, settlement, kind, settled, None).await
+}
+
+async fn report(tx: &Tx, settlement: &Settlement, next: Next, settled: &Settled) -> Result<()> {
+    report_as(tx, settlement, next.kind(), settled, next.due()).await
+}
+
+async fn report_as(tx: &Tx, settlement: &Settlement, kind: Kind, settled: &Settled, next: Option<Micros>) -> Result<()> {
+    let mut attempt = settlement.attempt.clone();
+    attempt.number = settled.attempt_count;
+    if settled.is_erased {
+        end::erase_attempts(tx, settlement.reference.id).await?;
+        attempt.url.clear();
+        attempt.response_body.clear();
+        attempt.response_location.clear();
+        attempt.error_detail.clear();
+    }
+    tx.report(Outcome {
+        workspace_id: settlement.workspace_id,
+        kind,
+        reason: if kind == Kind::Exhausted { settlement.next.reason() } else { Reason::None },
+        recorded: tx.now(),
+        webhook_id: settlement.webhook_id,
+        delivery: Some(settlement.reference.clone()),
+        attempt: Some(attempt),
+        next_attempt: next,
+    });
+    Ok(())
+}
+
+fn settled_of(row: &sea_orm::QueryResult) -> Result<Settled> {
+    let attempt_count: i32 = row.try_get("", "attempt_count")?;
+    Ok(Settled { attempt_count: u32::try_from(attempt_count).unwrap_or(0), is_erased: row.try_get("", "erased")? })
+}
+
+async fn one(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<Option<sea_orm::QueryResult>> {
+    let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
+    Ok(tx.db().query_one_raw(statement).await?)
+}

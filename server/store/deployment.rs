@@ -1,0 +1,107 @@
+//! Facts about the deployment, written by the first server that starts on a database.
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use uuid::Uuid;
+
+use super::Tx;
+use crate::error::{Error, Result};
+use crate::ids::{TypedId, WorkspaceId, uuid_v7};
+use crate::secrets::Sealer;
+
+const LOG_EPOCH: &str = "log_epoch";
+const DEFAULT_WORKSPACE: &str = "default_workspace";
+const KEY_CHECK: &str = "key_check";
+/// The position below which retention has removed outcomes.
+const LOG_FLOOR: &str = "log_floor";
+
+/// Sealed and kept, so that a wrong master key is found out at start.
+const KEY_CHECK_TEXT: &[u8] = b"taghook";
+const KEY_CHECK_CONTEXT: &[u8] = b"deployment/key_check";
+
+/// What is fixed for the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Names the outcome log; another log's cursors are refused.
+    pub log_epoch: Uuid,
+    /// The workspace that the first start made.
+    pub default_workspace: WorkspaceId,
+    /// Whether this start was the first.
+    pub is_new: bool,
+}
+
+/// Reads the facts, or writes them if this is the first start.
+///
+/// # Errors
+///
+/// The database's, and [`Error::Internal`] if the master key isn't the one that the database's secrets are sealed with.
+pub async fn initialise(tx: &Tx, sealer: &Sealer) -> Result<Facts> {
+    // One server at a time: two first starts at once would write two sets.
+    tx.gate_exclusive().await?;
+    if let Some(facts) = read(tx).await? {
+        check_key(tx, sealer).await?;
+        return Ok(facts);
+    }
+    let entropy = tx.store().entropy();
+    let default_workspace = WorkspaceId::generate(tx.now(), entropy);
+    let facts = Facts { log_epoch: uuid_v7(tx.now(), entropy), default_workspace, is_new: true };
+    let check = entropy.with(|rng| sealer.seal(rng, KEY_CHECK_CONTEXT, KEY_CHECK_TEXT));
+    put(tx, LOG_EPOCH, &facts.log_epoch.to_string()).await?;
+    put(tx, DEFAULT_WORKSPACE, &facts.default_workspace.to_string()).await?;
+    put(tx, KEY_CHECK, &data_encoding::HEXLOWER.encode(&check)).await?;
+    put(tx, LOG_FLOOR, "0").await?;
+    super::workspace::insert(tx, default_workspace, "default").await?;
+    Ok(facts)
+}
+
+async fn read(tx: &Tx) -> Result<Option<Facts>> {
+    let Some(epoch) = get(tx.db(), LOG_EPOCH).await? else { return Ok(None) };
+    let workspace = get(tx.db(), DEFAULT_WORKSPACE).await?.unwrap_or_default();
+    Ok(Some(Facts {
+        log_epoch: epoch.parse().map_err(Error::internal)?,
+        default_workspace: workspace.parse().map_err(Error::internal)?,
+        is_new: false,
+    }))
+}
+
+async fn check_key(tx: &Tx, sealer: &Sealer) -> Result<()> {
+    let hex = get(tx.db(), KEY_CHECK).await?.unwrap_or_default();
+    let sealed = data_encoding::HEXLOWER.decode(hex.as_bytes()).map_err(Error::internal)?;
+    sealer.open(KEY_CHECK_CONTEXT, &sealed).map_err(Error::internal)?;
+    Ok(())
+}
+
+/// The position below which outcomes have been removed.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn log_floor(db: &impl ConnectionTrait) -> Result<i64> {
+    let text = get(db, LOG_FLOOR).await?.unwrap_or_default();
+    text.parse().map_err(Error::internal)
+}
+
+/// Raises the position below which outcomes have been removed.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn raise_log_floor(tx: &Tx, floor: i64) -> Result<()> {
+    put(tx, LOG_FLOOR, &floor.to_string()).await
+}
+
+async fn get(db: &impl ConnectionTrait, key: &str) -> Result<Option<String>> {
+    let sql = "SELECT value FROM deployment WHERE key = $1";
+    let row = db.query_one_raw(statement(db.get_database_backend(), sql, [key.into()])).await?;
+    Ok(row.map(|row| row.try_get("", "value")).transpose()?)
+}
+
+async fn put(tx: &Tx, key: &str, value: &str) -> Result<()> {
+    let sql = "INSERT INTO deployment (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    let values = [key.into(), value.into()];
+    tx.db().execute_raw(statement(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(())
+}
+
+fn statement<const N: usize>(backend: DbBackend, sql: &str, values: [sea_orm::Value; N]) -> Statement {
+    Statement::from_sql_and_values(backend, sql, values)
+}

@@ -1,0 +1,156 @@
+//! Leases: who sends a delivery, so that nobody else does.
+//!
+//! A lease is the server's incarnation and a token in the delivery's row. It holds while the server's heartbeat is fresh;
+//! every settlement is guarded by the token, which each lease raises. Deliveries that this server has permits for are
+//! inserted already leased and handed over after the commit, so that the common case needs no claim.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, Statement};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use uuid::Uuid;
+
+use super::config::PreparedWebhook;
+use super::delivery::LeasedDelivery;
+use crate::domain::time::Micros;
+use crate::error::Result;
+use crate::ids::DeliveryId;
+
+/// How often a server says that it lives.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+/// The age of a heartbeat from which on the server counts as dead, and its leases as free.
+pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A delivery to send, and the permit to do so.
+#[derive(Debug)]
+pub struct Job {
+    /// What to send.
+    pub delivery: LeasedDelivery,
+    /// The webhook as it was when the lease was taken.
+    pub webhook: Arc<PreparedWebhook>,
+    /// Given back when the job is settled.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What reaches the dispatcher from transactions.
+#[derive(Debug)]
+pub enum Handover {
+    /// A delivery that was committed and leased.
+    Job(Box<Job>),
+    /// Deliveries that may have been committed with a lease of this server: the connection broke at the commit.
+    Suspects(Vec<DeliveryId>),
+}
+
+/// Deliveries leased by a transaction that isn't committed yet.
+#[derive(Debug, Default)]
+pub struct PendingJobs(Vec<Job>);
+
+/// The permits and the queue of this process's dispatcher.
+#[derive(Debug)]
+pub struct LocalDispatch {
+    server: Uuid,
+    permits: Arc<Semaphore>,
+    queue: mpsc::UnboundedSender<Handover>,
+}
+
+impl LocalDispatch {
+    /// A dispatcher's side and its queue; the permits bound both.
+    #[must_use]
+    pub fn new(server: Uuid, permits: usize) -> (Self, mpsc::UnboundedReceiver<Handover>) {
+        let (queue, receiver) = mpsc::unbounded_channel();
+        (Self { server, permits: Arc::new(Semaphore::new(permits)), queue }, receiver)
+    }
+
+    /// This server's incarnation, the owner of its leases.
+    #[must_use]
+    pub fn server(&self) -> Uuid {
+        self.server
+    }
+
+    /// A permit, if one is free and the dispatcher takes work.
+    #[must_use]
+    pub fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// Waits until a permit is free; `None` when the dispatcher takes no more work.
+    pub async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+
+    /// Takes no more work: new deliveries are inserted without a lease.
+    pub fn close(&self) {
+        self.permits.close();
+    }
+
+    pub(super) fn hand_over(&self, jobs: PendingJobs) {
+        for job in jobs.0 {
+            // If the dispatcher has gone, the lease ends with this server's heartbeat.
+            let _ = self.queue.send(Handover::Job(Box::new(job)));
+        }
+    }
+
+    pub(super) fn suspect(&self, jobs: PendingJobs) {
+        let ids: Vec<DeliveryId> = jobs.0.iter().map(|job| job.delivery.id).collect();
+        if !ids.is_empty() {
+            let _ = self.queue.send(Handover::Suspects(ids));
+        }
+    }
+}
+
+impl super::Tx {
+    /// Hands a delivery that this transaction inserts with a lease to the local dispatcher, after the commit.
+    pub fn hand_over(&self, job: Job) {
+        self.effects().jobs.0.push(job);
+    }
+}
+
+/// Announces a server: its leases hold from now on.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn join(tx: &super::Tx, server: Uuid) -> Result<()> {
+    let sql = "INSERT INTO servers (id, started_us, heartbeat_us) VALUES ($1, $2, $2)";
+    run(tx.db(), sql, [server.into(), tx.now().0.into()]).await
+}
+
+/// Says that a server lives. If others gave it up meanwhile it is announced anew; its old leases may be gone.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn beat(tx: &super::Tx, server: Uuid) -> Result<()> {
+    let sql = "INSERT INTO servers (id, started_us, heartbeat_us) VALUES ($1, $2, $2) \
+               ON CONFLICT (id) DO UPDATE SET heartbeat_us = excluded.heartbeat_us";
+    run(tx.db(), sql, [server.into(), tx.now().0.into()]).await
+}
+
+/// Forgets a server that stops; what it still holds is free then.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn leave(tx: &super::Tx, server: Uuid) -> Result<()> {
+    run(tx.db(), "DELETE FROM servers WHERE id = $1", [server.into()]).await?;
+    tx.announce_work();
+    Ok(())
+}
+
+/// Forgets servers whose heartbeat is old, so that their leases are free. Servers of SQLite go at once: the folder's lock
+/// proves that they are dead.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn bury_dead(tx: &super::Tx, server: Uuid) -> Result<()> {
+    let limit = if tx.store().is_sqlite() { Micros::MAX } else { tx.now().saturating_sub(HEARTBEAT_LIMIT) };
+    let sql = "DELETE FROM servers WHERE id <> $1 AND heartbeat_us < $2";
+    run(tx.db(), sql, [server.into(), limit.0.into()]).await
+}
+
+async fn run<const N: usize>(db: &impl ConnectionTrait, sql: &str, values: [sea_orm::Value; N]) -> Result<()> {
+    db.execute_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await?;
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! The integration tests: through the wire, on SQLite and on PostgreSQL.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic; clippy's allowance for tests doesn't reach the helpers of integration tests"
+)]
+
+mod support;
