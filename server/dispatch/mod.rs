@@ -15,6 +15,7 @@ mod claim;
 pub mod egress;
 pub mod request;
 pub mod send;
+pub mod retention;
 mod settle;
 
 use std::time::Duration;
@@ -183,7 +184,7 @@ impl Crew {
         let (store, sender, finished) = (self.store.clone(), self.sender.clone(), self.finished.clone());
         self.attempts.spawn(async move {
             let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
-            let done = Finished { settlement, verdict, source: job.delivery.reference.source, permit: job.permit };
+            let done = Finished { settlement, verdict, source: job.delivery.reference.source, _permit: job.permit };
             // The settler outlives all attempts, but for a hard stop; then the lease ends with this server.
             let _ = finished.send(done).await;
         });

@@ -25,7 +25,7 @@ pub(super) struct Finished {
     pub(super) verdict: Verdict,
     pub(super) source: Source,
     /// Given back when it is settled.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 /// Settles attempts until nobody can hand in any more, or `hard`.
