@@ -5,6 +5,7 @@
 pub mod auth;
 mod call;
 mod convert;
+mod field;
 mod mask;
 mod page;
 mod repeat;
