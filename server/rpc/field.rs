@@ -64,7 +64,10 @@ impl pb::field_service_server::FieldService for Services {
         Ok(Response::new(field))
     }
 
-    async fn list_fields(&self, request: Request<pb::ListFieldsRequest>) -> Result<Response<pb::ListFieldsResponse>, Status> {
+    async fn list_fields(
+        &self,
+        request: Request<pb::ListFieldsRequest>,
+    ) -> Result<Response<pb::ListFieldsResponse>, Status> {
         let mut call = Call::open(request)?;
         let pb::ListFieldsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
         let page = Page::<FieldId>::read(page_size, &page_token, "fields", filter.as_ref(), &mut call.violations);
@@ -182,7 +185,10 @@ fn sends(webhook: &Webhook, key: &str) -> bool {
 async fn sweep(store: Store, workspace: WorkspaceId, key: FieldKey) {
     let task = tokio::spawn(async move {
         if let Err(error) = store::field::sweep_values(&store, workspace, &key).await {
-            tracing::warn!(error = crate::error::chain(&error), "the values of a deleted field are left on some contacts");
+            tracing::warn!(
+                error = crate::error::chain(&error),
+                "the values of a deleted field are left on some contacts"
+            );
         }
     });
     let _ = tokio::time::timeout(SWEEP_WAIT, task).await;

@@ -4,13 +4,17 @@
 
 pub mod auth;
 mod call;
+mod contact;
 mod convert;
+mod event;
 mod field;
 mod mask;
 mod page;
 mod repeat;
 mod tag;
+mod trigger;
 
+use crate::automation::Assigner;
 use crate::store::Store;
 
 /// What the services share. Cheap to clone.
@@ -18,4 +22,6 @@ use crate::store::Store;
 pub struct Services {
     /// The database.
     pub store: Store,
+    /// Assigns tags for concurrent callers.
+    pub assigner: Assigner,
 }

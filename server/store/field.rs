@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect,
 };
 use uuid::Uuid;
 
@@ -111,7 +111,12 @@ pub async fn insert(tx: &Tx, workspace: WorkspaceId, field: &CustomField) -> Res
     if count >= MAX_CUSTOM_FIELDS {
         return Err(Error::LimitReached { resource: "field", limit: MAX_CUSTOM_FIELDS });
     }
-    to_row(workspace, field).into_active_model().reset_all().insert(tx.db()).await.on_unique(|| taken(String::new()))?;
+    to_row(workspace, field)
+        .into_active_model()
+        .reset_all()
+        .insert(tx.db())
+        .await
+        .on_unique(|| taken(String::new()))?;
     tx.config_changed(workspace).await
 }
 
@@ -160,7 +165,8 @@ pub async fn sweep_values(store: &Store, workspace: WorkspaceId, key: &FieldKey)
         let ids = holders(store.read(), workspace, key, after).await?;
         let Some(last) = ids.last().copied() else { return Ok(()) };
         let ids = &ids;
-        let is_swept = store.write("sweep_field_values", |tx| async move { sweep_step(&tx, workspace, key, ids).await }).await?;
+        let is_swept =
+            store.write("sweep_field_values", |tx| async move { sweep_step(&tx, workspace, key, ids).await }).await?;
         if !is_swept {
             return Ok(());
         }
