@@ -4,12 +4,16 @@
 
 pub mod auth;
 mod call;
+mod contact;
 mod convert;
 mod delivery;
+mod event;
+mod field;
 mod mask;
 mod page;
 mod repeat;
 mod tag;
+mod trigger;
 
 use crate::automation::Assigner;
 use crate::outcomes::OutcomeLog;
