@@ -9,7 +9,12 @@ mod mask;
 mod page;
 mod repeat;
 mod tag;
+mod webhook;
 
+use std::sync::Arc;
+
+use crate::dispatch::egress::Egress;
+use crate::dispatch::send::Sender;
 use crate::store::Store;
 
 /// What the services share. Cheap to clone.
@@ -17,4 +22,8 @@ use crate::store::Store;
 pub struct Services {
     /// The database.
     pub store: Store,
+    /// What the operator lets webhooks reach.
+    pub egress: Arc<Egress>,
+    /// Sends the requests of TestWebhook.
+    pub sender: Arc<Sender>,
 }

@@ -112,6 +112,23 @@ impl ConfigCache {
     }
 }
 
+impl Store {
+    /// The config of a workspace as it was a moment ago, for reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the workspace is gone; the database's.
+    pub async fn config(&self, workspace: WorkspaceId) -> Result<Arc<WorkspaceConfig>> {
+        let versions = versions(self.read(), &[workspace]).await?;
+        let (_, version) = versions.into_iter().next().ok_or_else(|| Error::not_found(workspace))?;
+        match self.0.configs.get(workspace, version) {
+            Some(config) => Ok(config),
+            // Not kept: without a gate its parts may be of different versions.
+            None => Ok(Arc::new(load(self.read(), self, workspace, version).await?)),
+        }
+    }
+}
+
 impl Tx {
     /// The present config of a workspace. Take the gate first, so that it stays present until the commit.
     ///

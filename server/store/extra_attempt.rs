@@ -78,6 +78,18 @@ async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Drops the attempts that a webhook owes; those in flight end by themselves.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget_webhook(tx: &Tx, webhook: WebhookId) -> Result<()> {
+    let sql = "DELETE FROM extra_attempts WHERE webhook_id = $1 \
+               AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers))";
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [webhook.0.into()])).await?;
+    Ok(())
+}
+
 /// Takes leased attempts out of the queue, without a lease: their webhook doesn't send.
 ///
 /// # Errors
