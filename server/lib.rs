@@ -2,11 +2,13 @@
 
 pub mod pb;
 
+pub mod automation;
 pub mod clock;
 pub mod dispatch;
 pub mod domain;
 pub mod error;
 pub mod ids;
+pub mod outcomes;
 pub mod rpc;
 pub mod secrets;
 pub mod store;

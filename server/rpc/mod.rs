@@ -5,6 +5,7 @@
 pub mod auth;
 mod call;
 mod convert;
+mod delivery;
 mod mask;
 mod page;
 mod repeat;
@@ -13,8 +14,9 @@ mod webhook;
 
 use std::sync::Arc;
 
+use crate::automation::Assigner;
 use crate::dispatch::egress::Egress;
-use crate::dispatch::send::Sender;
+use crate::outcomes::OutcomeLog;
 use crate::store::Store;
 
 /// What the services share. Cheap to clone.
@@ -22,8 +24,10 @@ use crate::store::Store;
 pub struct Services {
     /// The database.
     pub store: Store,
+    /// Assigns tags for concurrent callers.
+    pub assigner: Assigner,
+    /// The log that watchers follow.
+    pub outcomes: OutcomeLog,
     /// What the operator lets webhooks reach.
     pub egress: Arc<Egress>,
-    /// Sends the requests of TestWebhook.
-    pub sender: Arc<Sender>,
 }

@@ -152,35 +152,31 @@ pub async fn forget_failing(tx: &Tx, id: WebhookId) -> Result<()> {
     Ok(())
 }
 
-/// Disables a webhook if it is active, and reports it; says whether it was. The caller has taken the gate in exclusive
-/// mode.
+/// Disables a webhook that is active, and reports it. The caller has taken the gate in exclusive mode.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Reason) -> Result<bool> {
-    let now = tx.now().0;
-    let changed = webhook::ActiveModel {
+pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Reason) -> Result<()> {
+    let row = webhook::ActiveModel {
         state: Set(WebhookState::Disabled.code()),
         state_reason: Set(reason.code()),
-        state_us: Set(now),
-        updated_us: Set(now),
+        state_us: Set(tx.now().0),
+        updated_us: Set(tx.now().0),
         ..Default::default()
     };
     let result = webhook::Entity::update_many()
-        .set(changed)
+        .set(row)
         .col_expr(webhook::Column::Version, Expr::col(webhook::Column::Version).add(1))
         .filter(webhook::Column::Id.eq(id.0))
-        .filter(webhook::Column::WorkspaceId.eq(workspace.0))
         .filter(webhook::Column::State.eq(WebhookState::Active.code()))
         .exec(tx.db())
         .await?;
     if result.rows_affected == 0 {
-        return Ok(false);
+        return Ok(());
     }
     report_state(tx, workspace, id, Kind::WebhookDisabled, reason);
-    tx.config_changed(workspace).await?;
-    Ok(true)
+    tx.config_changed(workspace).await
 }
 
 /// Reports that a webhook's state has changed.

@@ -271,6 +271,7 @@ async fn end_removed_events(tx: &Tx, current: &Webhook, definition: &Definition)
         if definition.events.iter().all(|kept| kept.id != event.id) {
             let reason = Reason::WebhookEventRemoved;
             store::delivery::end::end(tx, current.workspace_id, Which::Event(event.id), State::Cancelled, reason).await?;
+            store::extra_attempt::forget(tx, current.id, Some(event.id)).await?;
         }
     }
     Ok(())
@@ -281,7 +282,7 @@ async fn delete(tx: &Tx, workspace: WorkspaceId, id: WebhookId, etag: &str) -> R
     let webhook = store::webhook::get(tx.db(), tx.store(), workspace, id).await?;
     check_etag("webhook", etag, webhook.version)?;
     store::delivery::end::end(tx, workspace, Which::Webhook(id), State::Cancelled, Reason::WebhookDeleted).await?;
-    store::extra_attempt::forget_webhook(tx, id).await?;
+    store::extra_attempt::forget(tx, id, None).await?;
     store::cooldown::forget(tx, None, Some(id)).await?;
     store::webhook::delete(tx, workspace, id).await
 }
