@@ -10,6 +10,7 @@ mod mask;
 mod page;
 mod repeat;
 mod tag;
+mod trigger;
 mod webhook;
 
 use std::sync::Arc;

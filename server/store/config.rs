@@ -57,6 +57,13 @@ impl PreparedWebhook {
 }
 
 impl WorkspaceConfig {
+    /// A config of a workspace without webhooks.
+    #[cfg(test)]
+    pub(crate) fn of(tags: Vec<Tag>, custom_fields: HashMap<String, FieldType>) -> Self {
+        let tags = tags.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
+        Self { version: 1, tags, webhooks: HashMap::new(), activated_by: HashMap::new(), custom_fields }
+    }
+
     /// A tag of the workspace.
     #[must_use]
     pub fn tag(&self, id: TagId) -> Option<&Arc<Tag>> {

@@ -1,6 +1,7 @@
-//! WebhookService. [`parse`] reads webhooks, [`convert`] shows them, [`preview`] renders what they send.
+//! WebhookService. [`parse`] reads webhooks, [`convert`] shows them, [`preview`] renders what they send, [`fire`] sends it.
 
 mod convert;
+mod fire;
 mod parse;
 mod preview;
 
@@ -11,6 +12,7 @@ use super::call::{Call, check_etag};
 use super::convert::code;
 use super::mask;
 use super::page::Page;
+use super::trigger;
 use crate::domain::delivery::{Reason, State};
 use crate::domain::outcome::Kind;
 use crate::domain::signature::SigningSecret;
@@ -40,7 +42,10 @@ const UPDATABLE: [&str; 11] = [
 
 #[tonic::async_trait]
 impl pb::webhook_service_server::WebhookService for Services {
-    async fn create_webhook(&self, request: Request<pb::CreateWebhookRequest>) -> Result<Response<pb::Webhook>, Status> {
+    async fn create_webhook(
+        &self,
+        request: Request<pb::CreateWebhookRequest>,
+    ) -> Result<Response<pb::Webhook>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
         let workspace = call.workspace()?;
@@ -92,7 +97,10 @@ impl pb::webhook_service_server::WebhookService for Services {
         Ok(Response::new(pb::ListWebhooksResponse { webhooks, next_page_token }))
     }
 
-    async fn update_webhook(&self, request: Request<pb::UpdateWebhookRequest>) -> Result<Response<pb::Webhook>, Status> {
+    async fn update_webhook(
+        &self,
+        request: Request<pb::UpdateWebhookRequest>,
+    ) -> Result<Response<pb::Webhook>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
         let given = call.message.webhook.take().unwrap_or_default();
@@ -148,7 +156,10 @@ impl pb::webhook_service_server::WebhookService for Services {
         Ok(Response::new(to_pb(&webhook)))
     }
 
-    async fn resume_webhook(&self, request: Request<pb::ResumeWebhookRequest>) -> Result<Response<pb::Webhook>, Status> {
+    async fn resume_webhook(
+        &self,
+        request: Request<pb::ResumeWebhookRequest>,
+    ) -> Result<Response<pb::Webhook>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
         let id = call.id("id", &call.message.id.clone());
@@ -166,6 +177,21 @@ impl pb::webhook_service_server::WebhookService for Services {
     ) -> Result<Response<pb::PreviewWebhookResponse>, Status> {
         let requests = preview::preview(self, Call::open(request)?).await?;
         Ok(Response::new(pb::PreviewWebhookResponse { requests }))
+    }
+
+    async fn test_webhook(
+        &self,
+        request: Request<pb::TestWebhookRequest>,
+    ) -> Result<Response<pb::TestWebhookResponse>, Status> {
+        Ok(Response::new(fire::test(self, Call::open(request)?).await?))
+    }
+
+    async fn trigger_webhook(
+        &self,
+        request: Request<pb::TriggerWebhookRequest>,
+    ) -> Result<Response<pb::TriggerWebhookResponse>, Status> {
+        let decision = fire::trigger(self, Call::open(request)?).await?;
+        Ok(Response::new(pb::TriggerWebhookResponse { trigger: Some(trigger::to_pb(&decision)) }))
     }
 
     async fn get_webhook_secret(
@@ -270,7 +296,8 @@ async fn end_removed_events(tx: &Tx, current: &Webhook, definition: &Definition)
     for event in &current.definition.events {
         if definition.events.iter().all(|kept| kept.id != event.id) {
             let reason = Reason::WebhookEventRemoved;
-            store::delivery::end::end(tx, current.workspace_id, Which::Event(event.id), State::Cancelled, reason).await?;
+            store::delivery::end::end(tx, current.workspace_id, Which::Event(event.id), State::Cancelled, reason)
+                .await?;
             store::extra_attempt::forget(tx, current.id, Some(event.id)).await?;
         }
     }

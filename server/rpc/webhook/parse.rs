@@ -9,8 +9,8 @@ use crate::clock::Entropy;
 use crate::dispatch::egress::Egress;
 use crate::domain::header::Header;
 use crate::domain::request::{
-    DEFAULT_EMAIL_PARAMETER_NAME, DEFAULT_EVENT_TYPE, DefaultMode, DefinitionProblem, Encoding, EventDefinition, Method,
-    ParameterDefault, ParameterDefinition, Place, Source, SystemValue,
+    DEFAULT_EMAIL_PARAMETER_NAME, DEFAULT_EVENT_TYPE, DefaultMode, DefinitionProblem, Encoding, EventDefinition,
+    Method, ParameterDefault, ParameterDefinition, Place, Source, SystemValue,
 };
 use crate::domain::retry::{MIN_DELAY, Schedule, ScheduleError};
 use crate::domain::template::UrlTemplate;
@@ -44,7 +44,11 @@ pub(super) struct Surroundings<'a> {
 /// # Errors
 ///
 /// [`crate::error::Error::Invalid`] with all that is wrong.
-pub(super) fn parse(webhook: &pb::Webhook, around: &Surroundings<'_>, mut violations: Violations) -> Result<Definition> {
+pub(super) fn parse(
+    webhook: &pb::Webhook,
+    around: &Surroundings<'_>,
+    mut violations: Violations,
+) -> Result<Definition> {
     let bad = &mut violations;
     if webhook.name.contains(char::is_control) {
         bad.add_if_new("webhook.name", "CONTROL_CHARACTER", "must not have control characters");
@@ -136,7 +140,11 @@ fn event_id(
     let Some(current) = around.current.filter(|_| !text.is_empty()) else { return new() };
     let Some(id) = violations.id(&field, text) else { return new() };
     if !current.events.iter().any(|event| event.id == id) {
-        violations.add_if_new(field, "EVENT_UNKNOWN", "must be the id of an event of this webhook, or empty for a new one");
+        violations.add_if_new(
+            field,
+            "EVENT_UNKNOWN",
+            "must be the id of an event of this webhook, or empty for a new one",
+        );
     } else if !taken.insert(id) {
         violations.add_if_new(field, "EVENT_REPEATED", "must not be the id of two events");
     }
@@ -160,7 +168,11 @@ fn parse_event(id: WebhookEventId, at: &str, event: &pb::WebhookEvent, violation
     }
 }
 
-fn parse_parameter(at: &str, parameter: &pb::webhook_event::Parameter, violations: &mut Violations) -> ParameterDefinition {
+fn parse_parameter(
+    at: &str,
+    parameter: &pb::webhook_event::Parameter,
+    violations: &mut Violations,
+) -> ParameterDefinition {
     use pb::webhook_event::parameter::Source as Given;
     let source = match &parameter.source {
         Some(Given::ContactField(key)) => Some(Source::ContactField(key.clone())),
@@ -216,7 +228,11 @@ const fn reason_of(problem: DefinitionProblem) -> &'static str {
 }
 
 /// An empty value of a sensitive header means the one that is kept: it can't be read, and so can't be given again.
-fn parse_headers(headers: &[pb::webhook::Header], current: Option<&Definition>, violations: &mut Violations) -> Vec<Header> {
+fn parse_headers(
+    headers: &[pb::webhook::Header],
+    current: Option<&Definition>,
+    violations: &mut Violations,
+) -> Vec<Header> {
     let mut taken = HashSet::new();
     let mut parsed = Vec::with_capacity(headers.len());
     for (index, header) in headers.iter().enumerate() {
@@ -224,9 +240,15 @@ fn parse_headers(headers: &[pb::webhook::Header], current: Option<&Definition>, 
         let name = violations.take(&format!("{at}.name"), "HEADER", Header::parse_name(&header.name));
         let value = violations.take(&format!("{at}.value"), "HEADER", Header::check_value(&header.value));
         if name.is_some_and(|name| !taken.insert(name)) {
-            violations.add(format!("{at}.name"), "HEADER_REPEATED", "must not be the name of two headers, whatever its case");
+            violations.add(
+                format!("{at}.name"),
+                "HEADER_REPEATED",
+                "must not be the name of two headers, whatever its case",
+            );
         }
-        let Some(Ok(mut header)) = value.map(|()| Header::parse(&header.name, &header.value, header.sensitive)) else { continue };
+        let Some(Ok(mut header)) = value.map(|()| Header::parse(&header.name, &header.value, header.sensitive)) else {
+            continue;
+        };
         if header.sensitive && header.value.is_empty() {
             let kept = current.and_then(|current| current.headers.iter().find(|kept| kept.name == header.name));
             header.value = kept.map(|kept| kept.value.clone()).unwrap_or_default();

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use http::header::USER_AGENT;
 
 use super::parse::{Surroundings, parse};
+use crate::automation::{Origin, TagMark, Trigger};
 use crate::dispatch::request::build;
 use crate::dispatch::send::{self, OutboundRequest};
 use crate::domain::contact::Contact;
-use crate::domain::delivery::Reason;
+use crate::domain::delivery::{Reason, Source};
 use crate::domain::example;
-use crate::domain::request::{EventDefinition, Snapshot, Source, TriggerContext};
+use crate::domain::request::{self, EventDefinition};
 use crate::domain::signature::SigningSecret;
-use crate::domain::tag::Tag;
 use crate::domain::webhook::{Webhook, WebhookSecret, WebhookState};
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookId, WorkspaceId};
@@ -22,15 +22,6 @@ use crate::rpc::call::Call;
 use crate::store;
 use crate::store::config::{PreparedWebhook, WorkspaceConfig};
 use crate::store::contact::ContactRef;
-
-/// What all requests of a preview have in common.
-struct Scene {
-    config: Arc<WorkspaceConfig>,
-    webhook: PreparedWebhook,
-    contact: Contact,
-    tag: Option<Arc<Tag>>,
-    traceparent: Option<String>,
-}
 
 pub(super) async fn preview(
     services: &Services,
@@ -53,48 +44,52 @@ pub(super) async fn preview(
         Some(id) => store::contact::get(services.store.read(), workspace, &ContactRef::Id(id)).await?,
         None => example_contact(services, &config, &webhook),
     };
-    let tag = match tag {
-        Some(id) => Some(Arc::clone(config.tag(id).ok_or_else(|| Error::not_found(id))?)),
-        None => webhook.definition.activation_tag_ids.first().and_then(|id| config.tag(*id)).cloned(),
+    let trigger = Trigger {
+        tags: tag_mark(services, &config, &webhook, tag)?.into_iter().collect(),
+        webhook: Arc::new(PreparedWebhook::new(with_made_up_secret(services, webhook))?),
+        config,
+        contact: Arc::new(contact),
+        workspace_id: workspace,
+        source: Source::Tag,
+        only: None,
+        origin: Origin { traceparent: call.traceparent, ..Origin::default() },
     };
-    let webhook = PreparedWebhook::new(with_made_up_secret(services, webhook))?;
-    let scene = Scene { config, webhook, contact, tag, traceparent: call.traceparent };
-    let events = scene.webhook.webhook.definition.events.iter();
+    let events = trigger.webhook.webhook.definition.events.iter();
     Ok(events
         .map(|event| pb::RenderedRequest {
             webhook_event_id: if draft.is_none() { event.id.to_string() } else { String::new() },
-            ..scene.render(services, event)
+            ..render(services, &trigger, event)
         })
         .collect())
 }
 
-impl Scene {
-    fn render(&self, services: &Services, event: &EventDefinition) -> pb::RenderedRequest {
-        let now = services.store.clock().now();
-        let delivery_id = DeliveryId::generate(now, services.store.entropy());
-        let context = TriggerContext {
-            contact_id: &self.contact.id.to_string(),
-            email: self.contact.email.as_ref().map(|email| email.as_str()),
-            phone: self.contact.phone.as_ref().map(|phone| phone.as_str()),
-            values: &self.contact.values,
-            field_type: &|key| self.config.field_type(key),
-            activation_tag: self.tag.as_ref().map(|tag| tag.name.as_str()),
-            tag_time: self.tag.as_ref().map(|_| now),
-            trigger_time: now,
-            delivery_id: &delivery_id.to_string(),
-            webhook_name: &self.webhook.webhook.name,
-            campaign_name: None,
-        };
-        let snapshot = Snapshot::plan(event, &context);
-        let method = event.method.code().into();
-        match build(&self.webhook, &snapshot, delivery_id, now, now, self.traceparent.as_deref()) {
-            Ok(request) => pb::RenderedRequest { method, ..rendered(&request) },
-            Err(error) => {
-                let reason = error.class().final_reason().unwrap_or(Reason::RequestInvalid);
-                pb::RenderedRequest { method, reason: reason.code().into(), ..pb::RenderedRequest::default() }
-            }
+fn render(services: &Services, trigger: &Trigger, event: &EventDefinition) -> pb::RenderedRequest {
+    let now = services.store.clock().now();
+    let id = DeliveryId::generate(now, services.store.entropy());
+    let snapshot = trigger.snapshot(event, id, now);
+    let method = event.method.code().into();
+    match build(&trigger.webhook, &snapshot, id, now, now, trigger.origin.traceparent.as_deref()) {
+        Ok(request) => pb::RenderedRequest { method, ..rendered(&request) },
+        Err(error) => {
+            let reason = error.class().final_reason().unwrap_or(Reason::RequestInvalid);
+            pb::RenderedRequest { method, reason: reason.code().into(), ..pb::RenderedRequest::default() }
         }
     }
+}
+
+/// The tag that is said to activate the webhook, or else its first one, as if it were assigned now.
+fn tag_mark(
+    services: &Services,
+    config: &WorkspaceConfig,
+    webhook: &Webhook,
+    tag: Option<TagId>,
+) -> Result<Option<TagMark>> {
+    let since = services.store.clock().now();
+    let found = match tag {
+        Some(id) => Some(config.tag(id).ok_or_else(|| Error::not_found(id))?),
+        None => webhook.definition.activation_tag_ids.first().and_then(|id| config.tag(*id)),
+    };
+    Ok(found.map(|tag| TagMark { id: tag.id, name: tag.name.clone(), since }))
 }
 
 /// A definition that isn't written, as a webhook.
@@ -137,8 +132,8 @@ fn example_contact(services: &Services, config: &WorkspaceConfig, webhook: &Webh
     let now = services.store.clock().now();
     let parameters = webhook.definition.events.iter().flat_map(|event| &event.parameters);
     let fields = parameters.filter_map(|parameter| match &parameter.source {
-        Source::ContactField(key) => Some((key.as_str(), config.field_type(key)?)),
-        Source::Static(_) | Source::System(_) => None,
+        request::Source::ContactField(key) => Some((key.as_str(), config.field_type(key)?)),
+        request::Source::Static(_) | request::Source::System(_) => None,
     });
     example::contact(ContactId::generate(now, services.store.entropy()), now, fields)
 }
@@ -149,11 +144,8 @@ fn rendered(request: &OutboundRequest) -> pb::RenderedRequest {
         value: if value.is_sensitive() { String::new() } else { value.to_str().unwrap_or_default().to_owned() },
         sensitive: value.is_sensitive(),
     });
-    let user_agent = pb::webhook::Header {
-        name: USER_AGENT.to_string(),
-        value: send::USER_AGENT.to_owned(),
-        sensitive: false,
-    };
+    let user_agent =
+        pb::webhook::Header { name: USER_AGENT.to_string(), value: send::USER_AGENT.to_owned(), sensitive: false };
     pb::RenderedRequest {
         url: request.url.to_string(),
         headers: headers.chain([user_agent]).collect(),
