@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -123,9 +124,10 @@ struct Agenda {
 
 enum NextLook {
     Now,
-    /// When the next delivery is due, if one is.
-    At(Option<Micros>),
-    AfterError,
+    /// When the next delivery is due, if one is, but not later than the poll.
+    Due(Option<Micros>, Instant),
+    /// Whatever happens.
+    At(Instant),
 }
 
 impl Agenda {
@@ -138,9 +140,9 @@ impl Agenda {
     async fn is_time(&mut self, store: &Store) {
         match &self.next {
             NextLook::Now => {}
-            NextLook::AfterError => tokio::time::sleep(PAUSE_AFTER_ERROR).await,
-            NextLook::At(due) => {
-                let due = *due;
+            NextLook::At(time) => tokio::time::sleep_until(*time).await,
+            NextLook::Due(due, poll) => {
+                let (due, poll) = (*due, *poll);
                 let is_due = async {
                     match due {
                         Some(due) => store.clock().sleep_until(due).await,
@@ -150,7 +152,7 @@ impl Agenda {
                 tokio::select! {
                     () = is_due => {}
                     _ = self.wakes.changed() => {}
-                    () = tokio::time::sleep(POLL_EVERY) => {}
+                    () = tokio::time::sleep_until(poll) => {}
                 }
             }
         }
@@ -203,14 +205,18 @@ impl Crew {
                 for ((delivery, webhook), permit) in claimed.ready.into_iter().zip(permits) {
                     self.start(Job { delivery, webhook, permit });
                 }
-                if claimed.count < wanted { queue::next_due(self.store.read()).await.map(NextLook::At) } else { Ok(NextLook::Now) }
+                if claimed.count < wanted { self.next_due().await } else { Ok(NextLook::Now) }
             }
             Err(error) => Err(error),
         };
         next.unwrap_or_else(|error| {
             tracing::debug!(error = chain(&error), "the queue can't be read");
-            NextLook::AfterError
+            NextLook::At(Instant::now() + PAUSE_AFTER_ERROR)
         })
+    }
+
+    async fn next_due(&self) -> Result<NextLook> {
+        Ok(NextLook::Due(queue::next_due(self.store.read()).await?, Instant::now() + POLL_EVERY))
     }
 
     async fn recover(&self, ids: Vec<crate::ids::DeliveryId>) -> Result<()> {
