@@ -34,6 +34,8 @@ pub struct Trigger {
     pub source: Source,
     /// The activating tags, if tags do.
     pub tags: Vec<TagMark>,
+    /// The one webhook event to send, as a test does; `None` for all.
+    pub only: Option<WebhookEventId>,
     /// Where it comes from.
     pub origin: Origin,
 }
@@ -294,7 +296,8 @@ impl Trigger {
     }
 
     fn events(&self) -> impl Iterator<Item = &EventDefinition> {
-        self.webhook.webhook.definition.events.iter()
+        let is_meant = |event: &&EventDefinition| self.only.is_none_or(|only| only == event.id);
+        self.webhook.webhook.definition.events.iter().filter(is_meant)
     }
 
     fn tag_ids(&self) -> Vec<TagId> {

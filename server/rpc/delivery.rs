@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::Call;
-use super::convert::{code, duration, parse_time, timestamp};
+use super::convert::{code, duration, parse_time, texts, timestamp};
 use super::page::Page;
 use crate::domain::delivery::{Attempt, Cause, Delivery, Reason, Source, State};
 use crate::domain::outcome::{Kind, Outcome};
@@ -255,8 +255,4 @@ pub(super) fn attempt_to_pb(delivery: DeliveryId, attempt: Attempt) -> pb::Attem
         error_detail: attempt.error_detail,
         lease_lost: attempt.lease_lost,
     }
-}
-
-fn texts<I: ToString>(ids: &[I]) -> Vec<String> {
-    ids.iter().map(ToString::to_string).collect()
 }

@@ -14,8 +14,12 @@ mod page;
 mod repeat;
 mod tag;
 mod trigger;
+mod webhook;
+
+use std::sync::Arc;
 
 use crate::automation::Assigner;
+use crate::dispatch::egress::Egress;
 use crate::outcomes::OutcomeLog;
 use crate::store::Store;
 
@@ -28,4 +32,6 @@ pub struct Services {
     pub assigner: Assigner,
     /// The log that watchers follow.
     pub outcomes: OutcomeLog,
+    /// What the operator lets webhooks reach.
+    pub egress: Arc<Egress>,
 }
