@@ -2,6 +2,7 @@
 
 pub mod pb;
 
+pub mod automation;
 pub mod clock;
 pub mod dispatch;
 pub mod domain;

@@ -1,4 +1,5 @@
 //! Sending.
 
 pub mod egress;
+pub mod request;
 pub mod send;
