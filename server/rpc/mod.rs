@@ -5,11 +5,14 @@
 pub mod auth;
 mod call;
 mod convert;
+mod delivery;
 mod mask;
 mod page;
 mod repeat;
 mod tag;
 
+use crate::automation::Assigner;
+use crate::outcomes::OutcomeLog;
 use crate::store::Store;
 
 /// What the services share. Cheap to clone.
@@ -17,4 +20,8 @@ use crate::store::Store;
 pub struct Services {
     /// The database.
     pub store: Store,
+    /// Assigns tags for concurrent callers.
+    pub assigner: Assigner,
+    /// The log that watchers follow.
+    pub outcomes: OutcomeLog,
 }

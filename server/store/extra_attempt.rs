@@ -71,7 +71,12 @@ async fn leased_delivery(tx: &Tx, id: DeliveryId) -> Result<Option<LeasedDeliver
     tx.db().query_one_raw(statement).await?.as_ref().map(leased_of).transpose()
 }
 
-async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
+/// Drops an attempt that was asked for.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
     let statement =
         Statement::from_sql_and_values(tx.db().get_database_backend(), "DELETE FROM extra_attempts WHERE id = $1", [id.into()]);
     tx.db().execute_raw(statement).await?;
