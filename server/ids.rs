@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn later_ids_sort_later() {
         let entropy = Entropy::system();
-        let at = |us| DeliveryId::generate(Micros(1_700_000_000_000_000 + us), &entropy);
+        let at = |us: i64| DeliveryId::generate(Micros(1_700_000_000_000_000 + us), &entropy);
         assert!(at(0) < at(1));
         assert!(at(999) < at(1_000));
         assert_eq!(at(0).0.get_version_num(), 7);

@@ -2,19 +2,21 @@
 
 pub mod pb;
 
-pub mod server;
-
-pub mod clock;
 pub mod config;
+pub mod first_start;
+pub mod lifecycle;
+pub mod server;
+pub mod telemetry;
+
+pub mod automation;
+pub mod clock;
 pub mod dispatch;
 pub mod domain;
 pub mod error;
-pub mod first_start;
 pub mod ids;
-pub mod lifecycle;
+pub mod outcomes;
 pub mod rpc;
 pub mod secrets;
 pub mod store;
-pub mod telemetry;
 
 pub use server::{Environment, Server};

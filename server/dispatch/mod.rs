@@ -1,4 +1,235 @@
-//! Sending.
+//! Sending what is owed.
+//!
+//! Who is who:
+//! - [`Dispatcher`]: the loop. It takes deliveries that arrive already leased with their commit, claims others that are due
+//!   ([`claim`]), and hands each with a permit to a task of its own.
+//! - [`attempt`]: one attempt: build the request, send it, read what it means.
+//! - [`settle`]: writes what came of attempts, many in one transaction. A permit comes back when its attempt is settled, so
+//!   that a database that lags stops the claims.
+//! - [`request`]: the bytes of a request. [`send`]: the HTTP client. [`egress`]: where it may connect to.
+//!
+//! A wake-up carries no data and may be missed: the poll is the truth. The database alone says who sends what.
 
+mod attempt;
+mod claim;
 pub mod egress;
+pub mod request;
 pub mod send;
+pub mod retention;
+mod settle;
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::time::Micros;
+use crate::error::{Result, chain};
+use crate::store::delivery::queue;
+use crate::store::lease::{Handover, Job};
+use crate::store::{Store, delivery::LeasedDelivery};
+use send::Sender;
+use settle::Finished;
+
+/// The most deliveries of one claim.
+const MAX_CLAIM: usize = 64;
+/// How often the queue is looked at without a wake-up: what other servers left behind, and steps of the clock.
+const POLL_EVERY: Duration = Duration::from_secs(5);
+/// The wait after a claim that failed, so that an absent database isn't hammered.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
+/// Attempts that wait to be settled, beyond those that have permits: none.
+const SETTLE_QUEUE: usize = 1_024;
+
+/// Sends deliveries until it is told to stop.
+pub struct Dispatcher {
+    store: Store,
+    sender: Sender,
+    handovers: UnboundedReceiver<Handover>,
+}
+
+impl Dispatcher {
+    /// A dispatcher of the store's local queue.
+    #[must_use]
+    pub fn new(store: Store, sender: Sender, handovers: UnboundedReceiver<Handover>) -> Self {
+        Self { store, sender, handovers }
+    }
+
+    /// Runs. After `soft` no more is claimed, attempts in flight are made to their end and settled, then it returns;
+    /// after `hard` it returns at once, and what was in flight is sent again by whoever claims it next.
+    pub async fn run(mut self, soft: CancellationToken, hard: CancellationToken) {
+        let (finished, queue) = mpsc::channel(SETTLE_QUEUE);
+        let settler = tokio::spawn(settle::run(self.store.clone(), queue, hard.clone()));
+        let attempts = TaskTracker::new();
+        let mut crew = Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
+        self.work(&mut crew, &soft).await;
+
+        self.store.local().close();
+        self.handovers.close();
+        while let Some(handover) = self.handovers.recv().await {
+            crew.take(handover).await;
+        }
+        attempts.close();
+        tokio::select! {
+            () = attempts.wait() => {}
+            () = hard.cancelled() => {}
+        }
+        // The settler ends when nobody can hand it anything any more.
+        drop(crew);
+        if let Err(error) = settler.await {
+            tracing::error!(error = chain(&error), "the settler failed");
+        }
+    }
+
+    async fn work(&mut self, crew: &mut Crew, soft: &CancellationToken) {
+        let mut agenda = Agenda::new(&self.store);
+        loop {
+            tokio::select! {
+                biased;
+                () = soft.cancelled() => return,
+                Some(handover) = self.handovers.recv() => crew.take(handover).await,
+                () = agenda.is_time(&self.store) => {
+                    let Some(permit) = first_permit(&self.store, &mut self.handovers, crew, soft).await else { return };
+                    agenda.next = crew.claim(permit).await;
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a permit to claim with; meanwhile deliveries that arrive with their permits are sent.
+async fn first_permit(
+    store: &Store,
+    handovers: &mut UnboundedReceiver<Handover>,
+    crew: &mut Crew,
+    soft: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
+    loop {
+        tokio::select! {
+            biased;
+            () = soft.cancelled() => return None,
+            Some(handover) = handovers.recv() => crew.take(handover).await,
+            permit = store.local().permit() => return permit,
+        }
+    }
+}
+
+/// When the queue is looked at next.
+struct Agenda {
+    wakes: watch::Receiver<u64>,
+    next: NextLook,
+}
+
+enum NextLook {
+    Now,
+    /// When the next delivery is due, if one is, but not later than the poll.
+    Due(Option<Micros>, Instant),
+    /// Whatever happens.
+    At(Instant),
+}
+
+impl Agenda {
+    fn new(store: &Store) -> Self {
+        Self { wakes: store.wakes().watch_dispatch(), next: NextLook::Now }
+    }
+
+    /// Returns when it is time to look. The wake is armed anew before the look, so that what is committed during it isn't
+    /// missed.
+    async fn is_time(&mut self, store: &Store) {
+        match &self.next {
+            NextLook::Now => {}
+            NextLook::At(time) => tokio::time::sleep_until(*time).await,
+            NextLook::Due(due, poll) => {
+                let (due, poll) = (*due, *poll);
+                let is_due = async {
+                    match due {
+                        Some(due) => store.clock().sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = is_due => {}
+                    _ = self.wakes.changed() => {}
+                    () = tokio::time::sleep_until(poll) => {}
+                }
+            }
+        }
+        self.wakes.borrow_and_update();
+    }
+}
+
+/// Those who make the attempts.
+struct Crew {
+    store: Store,
+    sender: Sender,
+    finished: mpsc::Sender<Finished>,
+    attempts: TaskTracker,
+}
+
+impl Crew {
+    async fn take(&mut self, handover: Handover) {
+        match handover {
+            Handover::Job(job) => self.start(*job),
+            Handover::Suspects(ids) => {
+                // The connection broke at the commit; the database knows what became of them.
+                if let Err(error) = self.recover(ids).await {
+                    tracing::warn!(error = chain(&error), "deliveries of an unknown commit wait for the next start");
+                }
+            }
+        }
+    }
+
+    /// Makes an attempt in a task of its own.
+    fn start(&self, job: Job) {
+        let (store, sender, finished) = (self.store.clone(), self.sender.clone(), self.finished.clone());
+        self.attempts.spawn(async move {
+            let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
+            let done = Finished { settlement, verdict, source: job.delivery.reference.source, _permit: job.permit };
+            // The settler outlives all attempts, but for a hard stop; then the lease ends with this server.
+            let _ = finished.send(done).await;
+        });
+    }
+
+    /// Claims as many deliveries as there are permits, and starts them. Answers with when to look again.
+    async fn claim(&self, first: OwnedSemaphorePermit) -> NextLook {
+        let mut permits = vec![first];
+        while permits.len() < MAX_CLAIM {
+            let Some(permit) = self.store.local().try_permit() else { break };
+            permits.push(permit);
+        }
+        let wanted = permits.len();
+        let next = match claim::claim(&self.store, wanted).await {
+            Ok(claimed) => {
+                for ((delivery, webhook), permit) in claimed.ready.into_iter().zip(permits) {
+                    self.start(Job { delivery, webhook, permit });
+                }
+                if claimed.count < wanted { self.next_due().await } else { Ok(NextLook::Now) }
+            }
+            Err(error) => Err(error),
+        };
+        next.unwrap_or_else(|error| {
+            tracing::debug!(error = chain(&error), "the queue can't be read");
+            NextLook::At(Instant::now() + PAUSE_AFTER_ERROR)
+        })
+    }
+
+    async fn next_due(&self) -> Result<NextLook> {
+        Ok(NextLook::Due(queue::next_due(self.store.read()).await?, Instant::now() + POLL_EVERY))
+    }
+
+    async fn recover(&self, ids: Vec<crate::ids::DeliveryId>) -> Result<()> {
+        let ids = &ids;
+        let ready = self.store.write("recover", |tx| async move { claim::recover(&tx, ids).await }).await?;
+        for (delivery, webhook) in ready {
+            if let Some(permit) = self.store.local().permit().await {
+                self.start(Job { delivery, webhook, permit });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A delivery that may be sent, and its webhook.
+type Ready = (LeasedDelivery, std::sync::Arc<crate::store::config::PreparedWebhook>);

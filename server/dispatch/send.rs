@@ -47,7 +47,8 @@ const HTTP2_HEADERS_BYTES: u32 = 64 * 1024;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(10);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-const USER_AGENT: &str = concat!("Taghook/", env!("CARGO_PKG_VERSION"));
+/// How requests name their sender.
+pub const USER_AGENT: &str = concat!("Taghook/", env!("CARGO_PKG_VERSION"));
 
 /// What the operator may set about sending.
 #[derive(Debug, Clone)]

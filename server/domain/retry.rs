@@ -265,6 +265,12 @@ impl Schedule {
         }
     }
 
+    /// One attempt, and no further one.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// The delays.
     #[must_use]
     pub fn delays(&self) -> &[Duration] {

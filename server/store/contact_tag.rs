@@ -68,6 +68,20 @@ pub async fn assign(
     Ok(assigned)
 }
 
+/// Since when a contact holds tags; those that it doesn't hold are missing.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn since(db: &impl ConnectionTrait, contact: ContactId, tags: &[TagId]) -> Result<HashMap<TagId, Micros>> {
+    let rows = contact_tag::Entity::find()
+        .filter(contact_tag::Column::ContactId.eq(contact.0))
+        .filter(contact_tag::Column::TagId.is_in(tags.iter().map(|tag| tag.0)))
+        .all(db)
+        .await?;
+    Ok(rows.into_iter().map(|row| (TagId(row.tag_id), Micros(row.assigned_us))).collect())
+}
+
 /// Removes tags from a contact; answers with those that it held and since when.
 ///
 /// # Errors

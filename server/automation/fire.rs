@@ -1,0 +1,358 @@
+//! What triggers become: each is decided once, and recorded with its deliveries.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Origin, TriggerDecision};
+use crate::domain::contact::{Contact, Email, Phone};
+use crate::domain::delivery::{Decision, MAX_CAUSATION_DEPTH, Reason, Source, State};
+use crate::domain::outcome::{DeliveryRef, Kind, Outcome};
+use crate::domain::request::{EventDefinition, Snapshot, TriggerContext};
+use crate::domain::time::Micros;
+use crate::domain::webhook::CooldownPolicy;
+use crate::error::Result;
+use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookEventId, WorkspaceId};
+use crate::store::config::{PreparedWebhook, WorkspaceConfig};
+use crate::store::cooldown::{self, Claim, WindowKey};
+use crate::store::delivery::NewDelivery;
+use crate::store::delivery::queue::{self, Coalesced};
+use crate::store::Tx;
+use crate::store::lease::Job;
+
+/// A webhook that is set off for a contact.
+#[derive(Clone, Debug)]
+pub struct Trigger {
+    /// The webhook.
+    pub webhook: Arc<PreparedWebhook>,
+    /// The config that it is part of.
+    pub config: Arc<WorkspaceConfig>,
+    /// The contact.
+    pub contact: Arc<Contact>,
+    /// Their workspace.
+    pub workspace_id: WorkspaceId,
+    /// What sets it off.
+    pub source: Source,
+    /// The activating tags, if tags do.
+    pub tags: Vec<TagMark>,
+    /// The one webhook event to send, as a test does; `None` for all.
+    pub only: Option<WebhookEventId>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// A tag that a contact holds, as requests tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagMark {
+    /// The tag.
+    pub id: TagId,
+    /// Its name.
+    pub name: String,
+    /// Since when the contact holds it.
+    pub since: Micros,
+}
+
+/// A trigger that was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Scheduled,
+    /// Until the end of the window.
+    Deferred(Micros),
+    /// Taken in by a deferral that waits.
+    Coalesced,
+    Suppressed,
+    Skipped(Reason),
+}
+
+/// Decides triggers and records what follows: deliveries, outcomes, leases. Answers in the order of the triggers. The
+/// caller has taken the gate.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn fire(tx: &Tx, triggers: &[Trigger]) -> Result<Vec<TriggerDecision>> {
+    if triggers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut firing = Firing { tx, triggers, deferrals: HashMap::new() };
+    let verdicts = firing.decide().await?;
+    firing.record(&verdicts).await
+}
+
+/// Triggers that are being decided.
+struct Firing<'a> {
+    tx: &'a Tx,
+    triggers: &'a [Trigger],
+    /// The deferrals that stand, by webhook event and contact.
+    deferrals: HashMap<(WebhookEventId, ContactId), DeliveryId>,
+}
+
+impl Firing<'_> {
+    async fn decide(&mut self) -> Result<Vec<Verdict>> {
+        let mut verdicts: Vec<Verdict> = self.triggers.iter().map(unconditional).collect();
+        // The triggers that ask the cooldown, by window: of several in one batch, the first one asks.
+        let mut windows: HashMap<WindowKey, Vec<usize>> = HashMap::new();
+        for (index, (trigger, verdict)) in self.triggers.iter().zip(&verdicts).enumerate() {
+            if trigger.source == Source::Tag && *verdict == Verdict::Scheduled {
+                windows.entry(trigger.window()).or_default().push(index);
+            }
+        }
+        let coalesced = self.coalesce(&windows).await?;
+        for key in &coalesced {
+            for index in windows.remove(key).unwrap_or_default() {
+                set(&mut verdicts, index, Verdict::Coalesced);
+            }
+        }
+        self.claim(&windows, &mut verdicts).await?;
+        Ok(verdicts)
+    }
+
+    /// Lets deferrals that wait take in the triggers of their windows.
+    async fn coalesce(&mut self, windows: &HashMap<WindowKey, Vec<usize>>) -> Result<HashSet<WindowKey>> {
+        let mut wanted = Vec::new();
+        for indexes in windows.values() {
+            let Some(last) = indexes.last().and_then(|index| self.triggers.get(*index)) else { continue };
+            if last.webhook.webhook.definition.cooldown_policy != CooldownPolicy::Defer {
+                continue;
+            }
+            wanted.extend(last.events().map(|event| Coalesced {
+                webhook_event_id: event.id,
+                contact_id: last.contact.id,
+                tag_ids: last.tag_ids(),
+                count: u32::try_from(indexes.len()).unwrap_or(u32::MAX),
+            }));
+        }
+        let taken: HashSet<(WebhookEventId, ContactId)> = self.remember(queue::coalesce(self.tx, &wanted).await?);
+        let is_taken = |indexes: &Vec<usize>| {
+            let trigger = indexes.first().and_then(|index| self.triggers.get(*index));
+            trigger.is_some_and(|trigger| trigger.events().any(|event| taken.contains(&(event.id, trigger.contact.id))))
+        };
+        Ok(windows.iter().filter(|(_, indexes)| is_taken(indexes)).map(|(key, _)| *key).collect())
+    }
+
+    fn remember(&mut self, deferrals: Vec<(WebhookEventId, ContactId, DeliveryId)>) -> HashSet<(WebhookEventId, ContactId)> {
+        let keys = deferrals.iter().map(|(event, contact, _)| (*event, *contact)).collect();
+        self.deferrals.extend(deferrals.into_iter().map(|(event, contact, id)| ((event, contact), id)));
+        keys
+    }
+
+    /// Asks the cooldown for each window, and decides its triggers.
+    async fn claim(&self, windows: &HashMap<WindowKey, Vec<usize>>, verdicts: &mut [Verdict]) -> Result<()> {
+        let claims: Vec<Claim> = windows
+            .iter()
+            .filter_map(|(key, indexes)| {
+                let trigger = self.triggers.get(*indexes.first()?)?;
+                let cooldown = trigger.webhook.webhook.definition.cooldown;
+                Some(Claim { key: *key, workspace_id: trigger.workspace_id, cooldown })
+            })
+            .collect();
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let accepted = cooldown::claim(self.tx, &claims).await?;
+        let refused: Vec<Claim> = claims.iter().filter(|claim| !accepted.contains(&claim.key)).copied().collect();
+        let opened = if refused.is_empty() { HashMap::new() } else { cooldown::opened(self.tx, &refused).await? };
+        for claim in claims {
+            let start = opened.get(&claim.key).copied().unwrap_or(self.tx.now());
+            let end = start.saturating_add(claim.cooldown);
+            let mut may_send = accepted.contains(&claim.key);
+            for index in windows.get(&claim.key).into_iter().flatten() {
+                let Some(trigger) = self.triggers.get(*index) else { continue };
+                let verdict = match trigger.webhook.webhook.definition.cooldown_policy {
+                    _ if may_send => Verdict::Scheduled,
+                    CooldownPolicy::Suppress => Verdict::Suppressed,
+                    CooldownPolicy::Defer => Verdict::Deferred(end),
+                };
+                set(verdicts, *index, verdict);
+                // The next one of the same moment falls into the window that this one opened.
+                may_send &= claim.cooldown.is_zero();
+            }
+        }
+        Ok(())
+    }
+
+    async fn record(mut self, verdicts: &[Verdict]) -> Result<Vec<TriggerDecision>> {
+        let mut new = Vec::new();
+        let mut deferred: Vec<NewDelivery> = Vec::new();
+        for (trigger, verdict) in self.triggers.iter().zip(verdicts) {
+            let rows = trigger.events().map(|event| self.row(trigger, event, *verdict));
+            match verdict {
+                Verdict::Coalesced => {}
+                Verdict::Deferred(_) => rows.for_each(|row| fold(&mut deferred, row)),
+                Verdict::Scheduled | Verdict::Suppressed | Verdict::Skipped(_) => new.extend(rows),
+            }
+        }
+        self.lease(&mut new);
+        queue::insert(self.tx, &new).await?;
+        if !deferred.is_empty() {
+            let stored = queue::insert_deferred(self.tx, &deferred).await?;
+            self.remember(stored);
+            // Its due time may be the next one that any dispatcher sleeps until.
+            self.tx.announce_work();
+        }
+        let mut new = new.into_iter();
+        let triggers = self.triggers;
+        Ok(triggers.iter().zip(verdicts).map(|(trigger, verdict)| self.answer(trigger, *verdict, &mut new)).collect())
+    }
+
+    fn row(&self, trigger: &Trigger, event: &EventDefinition, verdict: Verdict) -> NewDelivery {
+        let id = DeliveryId::generate(self.tx.now(), self.tx.store().entropy());
+        let (state, reason, due) = match verdict {
+            Verdict::Scheduled => (State::Waiting, Reason::None, Some(self.tx.now())),
+            Verdict::Deferred(end) => (State::Deferred, Reason::Cooldown, Some(end)),
+            Verdict::Suppressed | Verdict::Coalesced => (State::Suppressed, Reason::Cooldown, None),
+            Verdict::Skipped(reason) => (State::Skipped, reason, None),
+        };
+        NewDelivery {
+            reference: DeliveryRef {
+                id,
+                webhook_event_id: event.id,
+                contact_id: trigger.contact.id,
+                source: trigger.source,
+                tag_ids: trigger.tag_ids(),
+            },
+            workspace_id: trigger.workspace_id,
+            webhook_id: trigger.webhook.webhook.id,
+            state,
+            reason,
+            trigger_time: self.tx.now(),
+            due,
+            snapshot: (verdict == Verdict::Scheduled).then(|| trigger.snapshot(event, id, self.tx.now())),
+            coalesced_count: 0,
+            causation_depth: trigger.origin.depth,
+            cause_id: trigger.origin.cause_id,
+            traceparent: trigger.origin.traceparent.clone(),
+            is_leased: false,
+        }
+    }
+
+    /// Gives deliveries that are due to the local dispatcher, as far as it has permits; others are claimed, here or on
+    /// another server.
+    fn lease(&self, deliveries: &mut [NewDelivery]) {
+        let webhooks: HashMap<_, _> =
+            self.triggers.iter().map(|trigger| (trigger.webhook.webhook.id, &trigger.webhook)).collect();
+        for delivery in deliveries.iter_mut().filter(|delivery| delivery.state == State::Waiting) {
+            let Some((permit, webhook)) = self.tx.store().local().try_permit().zip(webhooks.get(&delivery.webhook_id)) else {
+                self.tx.announce_work();
+                return;
+            };
+            delivery.is_leased = true;
+            self.tx.hand_over(Job { delivery: delivery.leased(), webhook: Arc::clone(webhook), permit });
+        }
+    }
+
+    /// The answer to a trigger, and the outcomes of what isn't sent.
+    fn answer(&self, trigger: &Trigger, verdict: Verdict, new: &mut impl Iterator<Item = NewDelivery>) -> TriggerDecision {
+        let (decision, reason, kind) = match verdict {
+            Verdict::Scheduled => (Decision::Scheduled, Reason::None, None),
+            Verdict::Deferred(_) | Verdict::Coalesced => (Decision::Deferred, Reason::Cooldown, Some(Kind::Deferred)),
+            Verdict::Suppressed => (Decision::Suppressed, Reason::Cooldown, Some(Kind::Suppressed)),
+            Verdict::Skipped(reason) => (Decision::Skipped, reason, Some(Kind::Skipped)),
+        };
+        let references: Vec<DeliveryRef> = match verdict {
+            Verdict::Deferred(_) | Verdict::Coalesced => trigger.events().filter_map(|event| self.deferral(trigger, event)).collect(),
+            Verdict::Scheduled | Verdict::Suppressed | Verdict::Skipped(_) => {
+                new.by_ref().take(trigger.events().count()).map(|delivery| delivery.reference).collect()
+            }
+        };
+        let delivery_ids = references.iter().map(|reference| reference.id).collect();
+        for reference in references.into_iter().filter(|_| kind.is_some()) {
+            self.tx.report(Outcome {
+                workspace_id: trigger.workspace_id,
+                kind: kind.unwrap_or(Kind::Skipped),
+                reason,
+                recorded: self.tx.now(),
+                webhook_id: trigger.webhook.webhook.id,
+                delivery: Some(reference),
+                attempt: None,
+                next_attempt: match verdict {
+                    Verdict::Deferred(end) => Some(end),
+                    _ => None,
+                },
+            });
+        }
+        TriggerDecision {
+            webhook_id: trigger.webhook.webhook.id,
+            decision,
+            reason,
+            activation_tag_ids: trigger.tag_ids(),
+            delivery_ids,
+        }
+    }
+
+    fn deferral(&self, trigger: &Trigger, event: &EventDefinition) -> Option<DeliveryRef> {
+        Some(DeliveryRef {
+            id: *self.deferrals.get(&(event.id, trigger.contact.id))?,
+            webhook_event_id: event.id,
+            contact_id: trigger.contact.id,
+            source: trigger.source,
+            tag_ids: trigger.tag_ids(),
+        })
+    }
+}
+
+impl Trigger {
+    fn window(&self) -> WindowKey {
+        (self.webhook.webhook.id, self.contact.id)
+    }
+
+    fn events(&self) -> impl Iterator<Item = &EventDefinition> {
+        let is_meant = |event: &&EventDefinition| self.only.is_none_or(|only| only == event.id);
+        self.webhook.webhook.definition.events.iter().filter(is_meant)
+    }
+
+    fn tag_ids(&self) -> Vec<TagId> {
+        self.tags.iter().map(|tag| tag.id).collect()
+    }
+
+    /// The values to send, from the contact as it is now.
+    #[must_use]
+    pub fn snapshot(&self, event: &EventDefinition, delivery: DeliveryId, now: Micros) -> Snapshot {
+        let tag = self.tags.first();
+        let (contact_id, delivery_id) = (self.contact.id.to_string(), delivery.to_string());
+        Snapshot::plan(
+            event,
+            &TriggerContext {
+                contact_id: &contact_id,
+                email: self.contact.email.as_ref().map(Email::as_str),
+                phone: self.contact.phone.as_ref().map(Phone::as_str),
+                values: &self.contact.values,
+                field_type: &|key| self.config.field_type(key),
+                activation_tag: tag.map(|tag| tag.name.as_str()),
+                tag_time: tag.map(|tag| tag.since),
+                trigger_time: now,
+                delivery_id: &delivery_id,
+                webhook_name: &self.webhook.webhook.name,
+                campaign_name: None,
+            },
+        )
+    }
+}
+
+/// The verdict before the cooldown is asked.
+fn unconditional(trigger: &Trigger) -> Verdict {
+    if trigger.origin.depth > MAX_CAUSATION_DEPTH {
+        return Verdict::Skipped(Reason::CausationDepth);
+    }
+    trigger.webhook.webhook.skips(trigger.source).map_or(Verdict::Scheduled, Verdict::Skipped)
+}
+
+fn set(verdicts: &mut [Verdict], index: usize, verdict: Verdict) {
+    if let Some(slot) = verdicts.get_mut(index) {
+        *slot = verdict;
+    }
+}
+
+/// Folds deferrals of one window in a batch into one row: an upsert must not meet a key twice.
+fn fold(deferred: &mut Vec<NewDelivery>, row: NewDelivery) {
+    let same = |earlier: &&mut NewDelivery| {
+        earlier.reference.webhook_event_id == row.reference.webhook_event_id
+            && earlier.reference.contact_id == row.reference.contact_id
+    };
+    match deferred.iter_mut().find(same) {
+        Some(earlier) => {
+            earlier.coalesced_count += 1;
+            earlier.reference.tag_ids.clone_from(&row.reference.tag_ids);
+        }
+        None => deferred.push(row),
+    }
+}

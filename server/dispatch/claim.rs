@@ -1,0 +1,79 @@
+//! Claiming what is due: leases and the decision what is done with each are one transaction.
+
+use std::collections::HashSet;
+
+use super::Ready;
+use crate::automation::defer;
+use crate::domain::delivery::{Reason, State};
+use crate::error::Result;
+use crate::ids::{DeliveryId, WorkspaceId};
+use crate::store::delivery::end::{self, Which};
+use crate::store::delivery::{LeasedDelivery, queue};
+use crate::store::{Store, Tx, extra_attempt};
+
+/// What a claim found.
+pub(super) struct Claimed {
+    /// What may be sent.
+    pub(super) ready: Vec<Ready>,
+    /// How many rows were taken in all; fewer than wanted means that no more are due.
+    pub(super) count: usize,
+}
+
+/// Leases up to `limit` deliveries that are due. Those of webhooks that don't send are put aside.
+pub(super) async fn claim(store: &Store, limit: usize) -> Result<Claimed> {
+    store
+        .write("claim", |tx| async move {
+            tx.gate_shared().await?;
+            let mut leased = queue::claim(&tx, limit).await?;
+            let room = limit.saturating_sub(leased.len());
+            if room > 0 {
+                leased.extend(extra_attempt::claim(&tx, room).await?);
+            }
+            let count = leased.len();
+            Ok(Claimed { ready: sort_out(&tx, leased).await?, count })
+        })
+        .await
+}
+
+/// Leases that this server holds without knowing, after a commit of unknown result.
+pub(super) async fn recover(tx: &Tx, ids: &[DeliveryId]) -> Result<Vec<Ready>> {
+    tx.gate_shared().await?;
+    let leased = queue::recover(tx, ids).await?;
+    sort_out(tx, leased).await
+}
+
+async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>) -> Result<Vec<Ready>> {
+    let workspaces: HashSet<WorkspaceId> = leased.iter().map(|delivery| delivery.workspace_id).collect();
+    let configs = tx.configs(&workspaces.into_iter().collect::<Vec<_>>()).await?;
+    let (mut ready, mut deferred) = (Vec::new(), Vec::new());
+    let (mut parked, mut parked_extra) = (Vec::new(), Vec::new());
+    for delivery in leased {
+        let config = configs.get(&delivery.workspace_id);
+        let Some((config, webhook)) = config.and_then(|config| Some((config, config.webhook(delivery.webhook_id)?))) else {
+            end_orphan(tx, &delivery).await?;
+            continue;
+        };
+        if delivery.state == State::Deferred {
+            deferred.push((delivery, config.clone(), webhook.clone()));
+        } else if webhook.webhook.skips(delivery.reference.source).is_none() {
+            ready.push((delivery, webhook.clone()));
+        } else if let Some(extra) = delivery.extra_id {
+            parked_extra.push(extra);
+        } else {
+            parked.push(delivery.id);
+        }
+    }
+    queue::park(tx, &parked).await?;
+    extra_attempt::park(tx, &parked_extra).await?;
+    ready.extend(defer::promote(tx, deferred).await?);
+    Ok(ready)
+}
+
+/// The webhook went without its deliveries, as those of a workspace that was deleted.
+async fn end_orphan(tx: &Tx, delivery: &LeasedDelivery) -> Result<()> {
+    if let Some(extra) = delivery.extra_id {
+        extra_attempt::delete(tx, extra).await?;
+    }
+    end::end(tx, delivery.workspace_id, Which::Delivery(delivery.id), State::Cancelled, Reason::WebhookDeleted).await?;
+    Ok(())
+}

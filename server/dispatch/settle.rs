@@ -1,0 +1,119 @@
+//! Settling: what came of attempts is written in batches, each in one transaction with its outcomes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::delivery::{Reason, Source};
+use crate::domain::retry::{Next, Verdict};
+use crate::error::{Result, chain};
+use crate::ids::{WebhookId, WorkspaceId};
+use crate::store::delivery::settle::{Settlement, settle};
+use crate::store::{Store, Tx, webhook};
+
+/// The most attempts of one transaction.
+const MAX_BATCH: usize = 256;
+/// The waits before a batch that failed is written again; the last one is repeated.
+const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(1)];
+
+/// An attempt that was made.
+pub(super) struct Finished {
+    pub(super) settlement: Settlement,
+    pub(super) verdict: Verdict,
+    pub(super) source: Source,
+    /// Given back when it is settled.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// Settles attempts until nobody can hand in any more, or `hard`.
+pub(super) async fn run(store: Store, mut queue: Receiver<Finished>, hard: CancellationToken) {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    loop {
+        let taken = tokio::select! {
+            taken = queue.recv_many(&mut batch, MAX_BATCH) => taken,
+            () = hard.cancelled() => return,
+        };
+        if taken == 0 {
+            return;
+        }
+        tokio::select! {
+            () = persist(&store, &batch) => {}
+            () = hard.cancelled() => return,
+        }
+        // With it go the permits.
+        batch.clear();
+    }
+}
+
+/// Writes a batch, however long the database is away: a result that were dropped would be sent again.
+async fn persist(store: &Store, batch: &[Finished]) {
+    let mut pauses = PAUSES.into_iter();
+    let mut pause = Duration::ZERO;
+    loop {
+        match write(store, batch).await {
+            Ok(failing) => {
+                for (workspace, webhook) in failing {
+                    disable(store, workspace, webhook).await;
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::debug!(error = chain(&error), size = batch.len(), "attempts can't be settled yet");
+                pause = pauses.next().unwrap_or(pause);
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Settles a batch; answers with the webhooks that have been failing for too long.
+async fn write(store: &Store, batch: &[Finished]) -> Result<Vec<(WorkspaceId, WebhookId)>> {
+    let settlements: Vec<Settlement> = batch.iter().map(|finished| finished.settlement.clone()).collect();
+    let gone: HashSet<(WorkspaceId, WebhookId)> = batch
+        .iter()
+        .filter(|finished| finished.verdict == Verdict::DisableWebhook && finished.source != Source::Test)
+        .map(|finished| (finished.settlement.workspace_id, finished.settlement.webhook_id))
+        .collect();
+    let (settlements, gone) = (&settlements, &gone);
+    let (succeeded, failed) = &results(batch);
+    store
+        .write("settle", |tx| async move {
+            if !gone.is_empty() {
+                tx.gate_exclusive().await?;
+            }
+            settle(&tx, settlements).await?;
+            for (workspace, webhook) in gone {
+                webhook::disable(&tx, *workspace, *webhook, Reason::Gone).await?;
+            }
+            webhook::note_results(&tx, succeeded, failed).await
+        })
+        .await
+}
+
+/// The webhooks that had a success, and those that had none. Tests say nothing of a webhook's health.
+fn results(batch: &[Finished]) -> (Vec<WebhookId>, Vec<WebhookId>) {
+    let real = || batch.iter().filter(|finished| finished.source != Source::Test);
+    let succeeded: HashSet<WebhookId> = real()
+        .filter(|finished| finished.settlement.next == Next::Delivered)
+        .map(|finished| finished.settlement.webhook_id)
+        .collect();
+    let failed: HashSet<WebhookId> =
+        real().map(|finished| finished.settlement.webhook_id).filter(|id| !succeeded.contains(id)).collect();
+    (succeeded.into_iter().collect(), failed.into_iter().collect())
+}
+
+/// Disables a webhook that has been failing for too long. If the database fails here, the next failure comes here again.
+async fn disable(store: &Store, workspace: WorkspaceId, webhook: WebhookId) {
+    let disabled = store
+        .write("disable_webhook", |tx: Tx| async move {
+            tx.gate_exclusive().await?;
+            webhook::disable(&tx, workspace, webhook, Reason::Failing).await
+        })
+        .await;
+    if let Err(error) = disabled {
+        tracing::debug!(error = chain(&error), "a failing webhook can't be disabled yet");
+    }
+}
