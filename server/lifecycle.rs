@@ -19,22 +19,21 @@ use tokio_util::task::TaskTracker;
 /// How long tasks have to notice the hard stop.
 const HARD_GRACE: Duration = Duration::from_secs(5);
 
-/// The two stops of the server. Cheap to clone.
+/// The stops of the server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stop {
     /// End what has no end of its own; finish the rest.
     pub soft: CancellationToken,
     /// Drop everything. It implies the soft one.
     pub hard: CancellationToken,
+    /// All work has ended: what the work leant on can end.
+    pub last: CancellationToken,
 }
 
 impl Stop {
     fn new() -> Self {
         let hard = CancellationToken::new();
-        Self {
-            soft: hard.child_token(),
-            hard,
-        }
+        Self { soft: hard.child_token(), hard, last: CancellationToken::new() }
     }
 }
 
@@ -44,8 +43,6 @@ pub struct Lifecycle {
     stop: Stop,
     work: TaskTracker,
     support: TaskTracker,
-    /// Ends the support, once the work has ended.
-    support_stop: CancellationToken,
     failure: Failure,
 }
 
@@ -77,7 +74,6 @@ impl Default for Lifecycle {
             stop: Stop::new(),
             work: TaskTracker::new(),
             support: TaskTracker::new(),
-            support_stop: CancellationToken::new(),
             failure: Failure::default(),
         }
     }
@@ -92,28 +88,19 @@ impl Lifecycle {
 
     /// Starts a task that works until the soft stop, and then finishes what it has begun.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.work
-            .spawn(watched(name, task, self.stop.soft.clone(), self.failure.clone()));
+        self.work.spawn(watched(name, task, self.stop.soft.clone(), self.failure.clone()));
     }
 
-    /// Starts a task that the others lean on until their end, as the heartbeat that keeps their leases. `make` gets the
-    /// token that ends it.
-    pub fn spawn_support<F>(&self, name: &'static str, make: impl FnOnce(CancellationToken) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let stop = self.support_stop.clone();
-        let task = make(stop.clone());
-        self.support.spawn(watched(name, task, stop, self.failure.clone()));
+    /// Starts a task that the others lean on until their end, as the heartbeat that keeps their leases; the last stop
+    /// ends it.
+    pub fn spawn_support(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.support.spawn(watched(name, task, self.stop.last.clone(), self.failure.clone()));
     }
 
     /// Returns once a task has died.
     pub async fn died(&self) -> TaskDied {
         self.failure.happened.cancelled().await;
-        self.failure.task.get().copied().unwrap_or(TaskDied {
-            task: "unknown",
-            how: "ended",
-        })
+        self.failure.task.get().copied().unwrap_or(TaskDied { task: "unknown", how: "ended" })
     }
 
     /// Stops: softly, and hard after the grace or when `force` returns.
@@ -134,7 +121,7 @@ impl Lifecycle {
             // A task that doesn't even notice this is left behind: the process ends.
             let _ = timeout(HARD_GRACE, self.work.wait()).await;
         }
-        self.support_stop.cancel();
+        self.stop.last.cancel();
         self.support.close();
         let _ = timeout(HARD_GRACE, self.support.wait()).await;
         if is_finished { Ok(()) } else { Err(Forced) }
@@ -145,7 +132,7 @@ impl Drop for Lifecycle {
     /// A server that is dropped without a stop leaves no task behind.
     fn drop(&mut self) {
         self.stop.hard.cancel();
-        self.support_stop.cancel();
+        self.stop.last.cancel();
     }
 }
 
@@ -177,10 +164,7 @@ impl Signals {
     ///
     /// The system's.
     pub fn take() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Returns when one of them arrives.
@@ -209,14 +193,12 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(30)).await;
             done.send("work").unwrap();
         });
-        lifecycle.spawn_support("support", |stop| async move {
-            stop.cancelled().await;
+        let last = lifecycle.stop().last.clone();
+        lifecycle.spawn_support("support", async move {
+            last.cancelled().await;
             sender.send("support").unwrap();
         });
-        assert_eq!(
-            lifecycle.finish(Duration::from_secs(40), std::future::pending()).await,
-            Ok(())
-        );
+        assert_eq!(lifecycle.finish(Duration::from_secs(40), std::future::pending()).await, Ok(()));
         assert_eq!(receiver.recv().await, Some("work"));
         assert_eq!(receiver.recv().await, Some("support"));
     }
@@ -245,7 +227,7 @@ mod tests {
         check_death(lifecycle.died().await, "lost", "ended before its time");
 
         let lifecycle = Lifecycle::default();
-        lifecycle.spawn_support("broken", |_| async { panic!("on purpose") });
+        lifecycle.spawn_support("broken", async { panic!("on purpose") });
         check_death(lifecycle.died().await, "broken", "panicked");
     }
 }

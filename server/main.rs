@@ -77,9 +77,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             Step::Down(flags) => migrate_by_hand(flags, Migration::Down).await,
             Step::Status(flags) => migrate_by_hand(flags, Migration::Status).await,
         },
-        Command::Config(ConfigArgs {
-            action: ConfigAction::Check(flags),
-        }) => check_config(flags),
+        Command::Config(ConfigArgs { action: ConfigAction::Check(flags) }) => check_config(flags),
     }
 }
 
@@ -118,8 +116,5 @@ fn load(flags: Flags) -> Result<Loaded, Failure> {
     // Variables that aren't UTF-8 can't be ours.
     let texts =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Ok(config::load(&Sources {
-        flags,
-        environment: texts.collect(),
-    })?)
+    Ok(config::load(&Sources { flags, environment: texts.collect() })?)
 }

@@ -62,11 +62,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn begin(span: Span) -> Self {
-        Self {
-            span,
-            started: Instant::now(),
-            code: None,
-        }
+        Self { span, started: Instant::now(), code: None }
     }
 
     pub(super) fn span(&self) -> &Span {
@@ -102,13 +98,7 @@ pub(super) struct CallBody {
 
 impl CallBody {
     pub(super) fn new(inner: Body, end: End, permit: Option<OwnedSemaphorePermit>, progress: Progress) -> Self {
-        Self {
-            inner,
-            end: end.wait(),
-            is_ended: false,
-            progress,
-            _permit: permit,
-        }
+        Self { inner, end: end.wait(), is_ended: false, progress, _permit: permit }
     }
 }
 

@@ -43,10 +43,7 @@ pub struct Health {
 impl Health {
     /// Not serving yet.
     pub async fn starting() -> Self {
-        let health = Self {
-            reporter: HealthReporter::new(),
-            is_closed: Arc::default(),
-        };
+        let health = Self { reporter: HealthReporter::new(), is_closed: Arc::default() };
         health.set(ServingStatus::NotServing).await;
         health
     }
@@ -62,13 +59,13 @@ impl Health {
     }
 
     /// Follows the database until `stop`.
-    pub async fn follow(&self, store: &Store, stop: CancellationToken) {
+    pub async fn follow(self, store: Store, stop: CancellationToken) {
         let mut is_serving = false;
         let mut misses = 0;
         loop {
             let sign = tokio::select! {
                 () = stop.cancelled() => break,
-                sign = ping(store) => sign,
+                sign = ping(&store) => sign,
             };
             match sign {
                 Ok(()) => {
@@ -90,12 +87,7 @@ impl Health {
             let serves = misses == 0 || (is_serving && misses < MISSES);
             if serves != is_serving {
                 is_serving = serves;
-                self.set(if serves {
-                    ServingStatus::Serving
-                } else {
-                    ServingStatus::NotServing
-                })
-                .await;
+                self.set(if serves { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
             }
             tokio::select! {
                 () = stop.cancelled() => break,

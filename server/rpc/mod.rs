@@ -58,14 +58,14 @@ const EXPOSED_HEADERS: [&str; 4] = ["grpc-status", "grpc-message", "grpc-status-
 pub struct Services {
     /// The database.
     pub store: Store,
+    /// The API keys.
+    pub keys: auth::Keys,
     /// Assigns tags for concurrent callers.
     pub assigner: Assigner,
     /// The log that watchers follow.
     pub outcomes: OutcomeLog,
     /// What the operator lets webhooks reach.
     pub egress: Arc<Egress>,
-    /// The API keys.
-    pub keys: auth::Keys,
 }
 
 /// How the gRPC port is served; the fields are described in the configuration.
@@ -115,7 +115,7 @@ pub fn serve(
         .layer(cors(&settings.allowed_origins))
         .layer(GrpcWebLayer::new())
         .layer(EdgeLayer(Arc::new(edge)))
-        .service(routes(services, health)?);
+        .service(routes(&services, health)?);
     Ok(connections::serve(listener, service, settings.connections, stop))
 }
 
@@ -131,19 +131,25 @@ macro_rules! tuned {
 }
 
 /// Every service of the port, one line each.
-fn routes(services: Services, health: &Health) -> Result<Routes, ServeError> {
+fn routes(services: &Services, health: &Health) -> Result<Routes, ServeError> {
+    let services = || services.clone();
     let api = Routes::default()
-        .add_service(tuned!(pb::workspace_service_server::WorkspaceServiceServer::new(services.clone())))
-        .add_service(tuned!(pb::contact_service_server::ContactServiceServer::new(services.clone())))
-        .add_service(tuned!(pb::field_service_server::FieldServiceServer::new(services.clone())))
-        .add_service(tuned!(pb::tag_service_server::TagServiceServer::new(services.clone())))
-        .add_service(tuned!(pb::webhook_service_server::WebhookServiceServer::new(services.clone())))
-        .add_service(tuned!(pb::event_service_server::EventServiceServer::new(services.clone())))
-        .add_service(tuned!(pb::delivery_service_server::DeliveryServiceServer::new(services)));
+        .add_service(tuned!(pb::workspace_service_server::WorkspaceServiceServer::new(services())))
+        .add_service(tuned!(pb::contact_service_server::ContactServiceServer::new(services())))
+        .add_service(tuned!(pb::field_service_server::FieldServiceServer::new(services())))
+        .add_service(tuned!(pb::tag_service_server::TagServiceServer::new(services())))
+        .add_service(tuned!(pb::webhook_service_server::WebhookServiceServer::new(services())))
+        .add_service(tuned!(pb::event_service_server::EventServiceServer::new(services())))
+        .add_service(tuned!(pb::delivery_service_server::DeliveryServiceServer::new(services())));
+    // Each version of reflection lists the other too. The details of errors are there so that tools can show them.
     let reflection = || {
         Reflection::configure()
             .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false)
     };
     let standard = api
         .add_service(health.service())
@@ -155,11 +161,7 @@ fn routes(services: Services, health: &Health) -> Result<Routes, ServeError> {
 /// Which pages may call: pages carry no cookies here, and every method needs a key that a foreign page doesn't have.
 fn cors(origins: &[HeaderValue]) -> CorsLayer {
     let any = origins.iter().any(|origin| origin == "*");
-    let allowed = if any {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().cloned())
-    };
+    let allowed = if any { AllowOrigin::any() } else { AllowOrigin::list(origins.iter().cloned()) };
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([http::Method::POST])
