@@ -8,6 +8,7 @@ pub mod dispatch;
 pub mod domain;
 pub mod error;
 pub mod ids;
+pub mod outcomes;
 pub mod rpc;
 pub mod secrets;
 pub mod store;

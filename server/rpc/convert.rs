@@ -53,3 +53,8 @@ pub(super) fn refuse_nul(field: &str, text: &str, violations: &mut Violations) {
 pub(super) fn code(value: impl Into<i32>) -> i16 {
     i16::try_from(value.into()).unwrap_or(0)
 }
+
+/// Ids on the wire.
+pub(super) fn texts<I: ToString>(ids: &[I]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
+}

@@ -6,6 +6,7 @@ pub mod auth;
 mod call;
 mod contact;
 mod convert;
+mod delivery;
 mod event;
 mod field;
 mod mask;
@@ -13,8 +14,13 @@ mod page;
 mod repeat;
 mod tag;
 mod trigger;
+mod webhook;
+
+use std::sync::Arc;
 
 use crate::automation::Assigner;
+use crate::dispatch::egress::Egress;
+use crate::outcomes::OutcomeLog;
 use crate::store::Store;
 
 /// What the services share. Cheap to clone.
@@ -24,4 +30,8 @@ pub struct Services {
     pub store: Store,
     /// Assigns tags for concurrent callers.
     pub assigner: Assigner,
+    /// The log that watchers follow.
+    pub outcomes: OutcomeLog,
+    /// What the operator lets webhooks reach.
+    pub egress: Arc<Egress>,
 }

@@ -10,19 +10,20 @@ use crate::secrets::Sealer;
 
 const LOG_EPOCH: &str = "log_epoch";
 const DEFAULT_WORKSPACE: &str = "default_workspace";
-const KEY_CHECK: &str = "key_check";
+/// Sealed with the master key, which reading it at each start proves to be the right one.
+const CURSOR_KEY: &str = "cursor_key";
 /// The position below which retention has removed outcomes.
 const LOG_FLOOR: &str = "log_floor";
 
-/// Sealed and kept, so that a wrong master key is found out at start.
-const KEY_CHECK_TEXT: &[u8] = b"taghook";
-const KEY_CHECK_CONTEXT: &[u8] = b"deployment/key_check";
+const CURSOR_KEY_CONTEXT: &[u8] = b"deployment/cursor_key";
 
 /// What is fixed for the deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub struct Facts {
     /// Names the outcome log; another log's cursors are refused.
     pub log_epoch: Uuid,
+    /// What cursors are authenticated with.
+    pub cursor_key: [u8; 32],
     /// The workspace that the first start made.
     pub default_workspace: WorkspaceId,
     /// Whether this start was the first.
@@ -37,37 +38,34 @@ pub struct Facts {
 pub async fn initialise(tx: &Tx, sealer: &Sealer) -> Result<Facts> {
     // One server at a time: two first starts at once would write two sets.
     tx.gate_exclusive().await?;
-    if let Some(facts) = read(tx).await? {
-        check_key(tx, sealer).await?;
+    if let Some(facts) = read(tx, sealer).await? {
         return Ok(facts);
     }
     let entropy = tx.store().entropy();
     let default_workspace = WorkspaceId::generate(tx.now(), entropy);
-    let facts = Facts { log_epoch: uuid_v7(tx.now(), entropy), default_workspace, is_new: true };
-    let check = entropy.with(|rng| sealer.seal(rng, KEY_CHECK_CONTEXT, KEY_CHECK_TEXT));
+    let cursor_key = entropy.bytes();
+    let facts = Facts { log_epoch: uuid_v7(tx.now(), entropy), cursor_key, default_workspace, is_new: true };
+    let sealed = entropy.with(|rng| sealer.seal(rng, CURSOR_KEY_CONTEXT, &cursor_key));
     put(tx, LOG_EPOCH, &facts.log_epoch.to_string()).await?;
     put(tx, DEFAULT_WORKSPACE, &facts.default_workspace.to_string()).await?;
-    put(tx, KEY_CHECK, &data_encoding::HEXLOWER.encode(&check)).await?;
+    put(tx, CURSOR_KEY, &data_encoding::HEXLOWER.encode(&sealed)).await?;
     put(tx, LOG_FLOOR, "0").await?;
     super::workspace::insert(tx, default_workspace, "default").await?;
     Ok(facts)
 }
 
-async fn read(tx: &Tx) -> Result<Option<Facts>> {
+async fn read(tx: &Tx, sealer: &Sealer) -> Result<Option<Facts>> {
     let Some(epoch) = get(tx.db(), LOG_EPOCH).await? else { return Ok(None) };
     let workspace = get(tx.db(), DEFAULT_WORKSPACE).await?.unwrap_or_default();
+    let sealed = get(tx.db(), CURSOR_KEY).await?.unwrap_or_default();
+    let sealed = data_encoding::HEXLOWER.decode(sealed.as_bytes()).map_err(Error::internal)?;
+    let cursor_key = sealer.open(CURSOR_KEY_CONTEXT, &sealed).map_err(Error::internal)?;
     Ok(Some(Facts {
         log_epoch: epoch.parse().map_err(Error::internal)?,
+        cursor_key: <[u8; 32]>::try_from(cursor_key.as_slice()).map_err(Error::internal)?,
         default_workspace: workspace.parse().map_err(Error::internal)?,
         is_new: false,
     }))
-}
-
-async fn check_key(tx: &Tx, sealer: &Sealer) -> Result<()> {
-    let hex = get(tx.db(), KEY_CHECK).await?.unwrap_or_default();
-    let sealed = data_encoding::HEXLOWER.decode(hex.as_bytes()).map_err(Error::internal)?;
-    sealer.open(KEY_CHECK_CONTEXT, &sealed).map_err(Error::internal)?;
-    Ok(())
 }
 
 /// The position below which outcomes have been removed.

@@ -1,1 +1,216 @@
-//! To be written.
+//! Removing what is old, in small steps: each is one short transaction, so that no lock is held for long and the log of
+//! the database stays small. Live deliveries are never touched.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
+use uuid::Uuid;
+
+use super::delivery::end::{self, Which};
+use super::delivery::{DEFERRED, WAITING};
+use super::{Store, Tx, deployment, request};
+use crate::domain::delivery::{Reason, State};
+use crate::domain::time::Micros;
+use crate::domain::webhook::WebhookState;
+use crate::error::Result;
+use crate::ids::{DeliveryId, WorkspaceId};
+
+/// The rows of one step.
+pub const STEP: usize = 1_000;
+
+/// A place in a table that is walked from its beginning to its end over several steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    first: Uuid,
+    second: Uuid,
+}
+
+/// Removes outcomes, and the attempts that they are, recorded longer ago than `keep`. Answers with how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn outcomes(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_outcomes", |tx| async move {
+            let limit = tx.now().saturating_sub(keep);
+            let oldest = rows(&tx, "SELECT seq, recorded_us FROM outcomes ORDER BY seq LIMIT $1", vec![step()]).await?;
+            let mut last = None;
+            let mut count = 0;
+            for row in oldest {
+                let (seq, recorded): (i64, i64) = (row.try_get("", "seq")?, row.try_get("", "recorded_us")?);
+                if recorded >= limit.0 {
+                    break;
+                }
+                (last, count) = (Some(seq), count + 1);
+            }
+            if let Some(last) = last {
+                execute(&tx, "DELETE FROM outcomes WHERE seq <= $1", vec![last.into()]).await?;
+                deployment::raise_log_floor(&tx, last).await?;
+            }
+            Ok(count)
+        })
+        .await
+}
+
+/// Removes deliveries that became final longer ago than `keep`. Answers with how many, and where to go on.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn deliveries(store: &Store, keep: Duration, from: Walk) -> Result<(usize, Walk)> {
+    store
+        .write("retain_deliveries", |tx| async move {
+            let limit = tx.now().saturating_sub(keep);
+            let sql = "SELECT id FROM deliveries WHERE id > $1 AND id < $2 AND finished_us < $3 ORDER BY id LIMIT $4";
+            let values = vec![from.first.into(), first_id_of(limit).into(), limit.0.into(), step()];
+            let ids = ids_of(&rows(&tx, sql, values).await?, "id")?;
+            for id in &ids {
+                execute(&tx, "DELETE FROM deliveries WHERE id = $1", vec![(*id).into()]).await?;
+            }
+            let first = ids.last().copied().unwrap_or(from.first);
+            Ok((ids.len(), Walk { first, second: Uuid::nil() }))
+        })
+        .await
+}
+
+/// Ends deliveries recorded longer ago than `keep` that a disabled webhook holds. Answers with how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn held_deliveries(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_held", |tx| async move {
+            let limit = tx.now().saturating_sub(keep);
+            let sql = format!(
+                "SELECT d.id, d.workspace_id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id \
+                 WHERE d.id < $1 AND d.state IN ({DEFERRED}, {WAITING}) AND d.parked = TRUE AND w.state = {} \
+                 ORDER BY d.id LIMIT $2",
+                WebhookState::Disabled.code()
+            );
+            let held = rows(&tx, &sql, vec![first_id_of(limit).into(), step()]).await?;
+            for row in &held {
+                let (id, workspace): (Uuid, Uuid) = (row.try_get("", "id")?, row.try_get("", "workspace_id")?);
+                let which = Which::Delivery(DeliveryId(id));
+                end::end(&tx, WorkspaceId(workspace), which, State::Cancelled, Reason::Retention).await?;
+            }
+            Ok(held.len())
+        })
+        .await
+}
+
+/// Removes cooldowns whose last trigger was longer ago than `keep`, among the next rows of the table. Answers with
+/// where to go on; the beginning once the end was reached.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn cooldowns(store: &Store, keep: Duration, from: Walk) -> Result<Walk> {
+    store
+        .write("retain_cooldowns", |tx| async move {
+            let limit = tx.now().saturating_sub(keep);
+            let sql = "SELECT webhook_id, contact_id, last_us FROM cooldowns WHERE webhook_id > $1 \
+                       OR (webhook_id = $1 AND contact_id > $2) ORDER BY webhook_id, contact_id LIMIT $3";
+            let page = rows(&tx, sql, vec![from.first.into(), from.second.into(), step()]).await?;
+            let mut next = Walk::default();
+            for row in &page {
+                next = Walk { first: row.try_get("", "webhook_id")?, second: row.try_get("", "contact_id")? };
+                if row.try_get::<i64>("", "last_us")? < limit.0 {
+                    // The time again: the window may have been used anew.
+                    let sql = "DELETE FROM cooldowns WHERE webhook_id = $1 AND contact_id = $2 AND last_us < $3";
+                    execute(&tx, sql, vec![next.first.into(), next.second.into(), limit.0.into()]).await?;
+                }
+            }
+            Ok(if page.len() < STEP { Walk::default() } else { next })
+        })
+        .await
+}
+
+/// Removes remembered requests that are older than their window. Answers with how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn requests(store: &Store) -> Result<usize> {
+    store
+        .write("retain_requests", |tx| async move {
+            let limit = tx.now().saturating_sub(request::WINDOW);
+            let sql = "DELETE FROM requests WHERE (workspace_id, method, request_id) IN \
+                       (SELECT workspace_id, method, request_id FROM requests WHERE created_us < $1 ORDER BY created_us LIMIT $2)";
+            execute(&tx, sql, vec![limit.0.into(), step()]).await
+        })
+        .await
+}
+
+/// The tables that hold a workspace's rows, and their keys; those of the most rows first.
+const TENANT_TABLES: [(&str, &str); 13] = [
+    ("outcomes", "seq"),
+    ("extra_attempts", "id"),
+    ("deliveries", "id"),
+    ("events", "id"),
+    ("contact_tags", "contact_id, tag_id"),
+    ("cooldowns", "webhook_id, contact_id"),
+    ("contacts", "id"),
+    ("webhook_tags", "webhook_id, tag_id"),
+    ("webhooks", "id"),
+    ("tags", "id"),
+    ("fields", "id"),
+    ("requests", "workspace_id, method, request_id"),
+    ("api_keys", "id"),
+];
+
+/// Removes rows of workspaces that were deleted, and at last the workspaces. Answers with how many rows.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn deleted_workspaces(store: &Store) -> Result<usize> {
+    let sql = "SELECT id FROM workspaces WHERE deleted_us IS NOT NULL LIMIT 1";
+    let statement = Statement::from_string(store.read().get_database_backend(), sql);
+    let Some(row) = store.read().query_one_raw(statement).await? else { return Ok(0) };
+    let workspace: Uuid = row.try_get("", "id")?;
+    store
+        .write("retain_workspace", |tx| async move {
+            for (table, key) in TENANT_TABLES {
+                let key = if key.contains(',') { format!("({key})") } else { key.to_owned() };
+                let columns = key.trim_matches(['(', ')']);
+                let sql = format!(
+                    "DELETE FROM {table} WHERE {key} IN (SELECT {columns} FROM {table} WHERE workspace_id = $1 LIMIT $2)"
+                );
+                let removed = execute(&tx, &sql, vec![workspace.into(), step()]).await?;
+                if removed > 0 {
+                    return Ok(removed);
+                }
+            }
+            execute(&tx, "DELETE FROM workspaces WHERE id = $1", vec![workspace.into()]).await
+        })
+        .await
+}
+
+/// The smallest id that could have been made at a time: ids sort by it.
+fn first_id_of(time: Micros) -> Uuid {
+    let ms = u64::try_from(time.0 / 1_000).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(ms, &[0; 10]).into_uuid()
+}
+
+fn step() -> Value {
+    i64::try_from(STEP).unwrap_or(i64::MAX).into()
+}
+
+fn ids_of(rows: &[QueryResult], column: &str) -> Result<Vec<Uuid>> {
+    rows.iter().map(|row| Ok(row.try_get("", column)?)).collect()
+}
+
+fn statement(backend: DbBackend, sql: &str, values: Vec<Value>) -> Statement {
+    Statement::from_sql_and_values(backend, sql, values)
+}
+
+async fn rows(tx: &Tx, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>> {
+    Ok(tx.db().query_all_raw(statement(tx.db().get_database_backend(), sql, values)).await?)
+}
+
+async fn execute(tx: &Tx, sql: &str, values: Vec<Value>) -> Result<usize> {
+    let result = tx.db().execute_raw(statement(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(usize::try_from(result.rows_affected()).unwrap_or(usize::MAX))
+}

@@ -58,6 +58,7 @@ async fn fire_deletion(
             workspace_id,
             source: Source::ContactDeleted,
             tags: Vec::new(),
+            only: None,
             origin: origin.clone(),
         })
         .collect();
