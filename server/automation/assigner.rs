@@ -68,7 +68,8 @@ impl AssignerWork {
                 biased;
                 taken = wishes.recv_many(&mut batch, MAX_BATCH) => {
                     if taken == 0 {
-                        return;
+                        // Nobody can wish any more, which is no reason to end before the time.
+                        return stop.cancelled().await;
                     }
                     batch.retain(|wish: &Wish| !wish.answer.is_closed());
                     commit(&store, std::mem::take(&mut batch)).await;
