@@ -344,7 +344,7 @@ mod tests {
 
     /// The values after an update whose mask is `paths`, or that has none.
     #[track_caller]
-    fn check_update(paths: Option<&[&str]>, given: &[(&str, &str)], expected: Value) {
+    fn check_update(paths: Option<&[&str]>, given: &[(&str, &str)], expected: &Value) {
         let given = contact("", given);
         let parts = match paths {
             None => Parts::given(&given),
@@ -355,21 +355,21 @@ mod tests {
         violations.finish().unwrap();
         let mut contact = stored();
         let has_changed = patch.apply(&mut contact).unwrap();
-        assert_eq!(values_of(&contact), expected, "{paths:?}");
-        assert_eq!(has_changed, values_of(&stored()) != expected, "{paths:?}");
+        assert_eq!(values_of(&contact), *expected, "{paths:?}");
+        assert_eq!(has_changed, values_of(&stored()) != *expected, "{paths:?}");
     }
 
     #[test]
     fn masks_reach_into_the_values() {
         let given = &[("score", "8"), ("city", "Bonn")];
-        check_update(None, given, json!({"first_name": "Ada", "score": 8, "city": "Bonn"}));
-        check_update(Some(&["values"]), given, json!({"score": 8, "city": "Bonn"}));
-        check_update(Some(&["values.city"]), given, json!({"first_name": "Ada", "score": 7, "city": "Bonn"}));
-        check_update(Some(&["values.first_name"]), given, json!({"score": 7}));
-        check_update(Some(&["values.bio"]), given, json!({"first_name": "Ada", "score": 7}));
-        check_update(None, &[("score", "")], json!({"first_name": "Ada"}));
-        check_update(None, &[("score", "7")], json!({"first_name": "Ada", "score": 7}));
-        check_update(Some(&["values"]), &[], json!({}));
+        check_update(None, given, &json!({"first_name": "Ada", "score": 8, "city": "Bonn"}));
+        check_update(Some(&["values"]), given, &json!({"score": 8, "city": "Bonn"}));
+        check_update(Some(&["values.city"]), given, &json!({"first_name": "Ada", "score": 7, "city": "Bonn"}));
+        check_update(Some(&["values.first_name"]), given, &json!({"score": 7}));
+        check_update(Some(&["values.bio"]), given, &json!({"first_name": "Ada", "score": 7}));
+        check_update(None, &[("score", "")], &json!({"first_name": "Ada"}));
+        check_update(None, &[("score", "7")], &json!({"first_name": "Ada", "score": 7}));
+        check_update(Some(&["values"]), &[], &json!({}));
     }
 
     #[test]
