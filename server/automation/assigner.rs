@@ -70,22 +70,12 @@ async fn run(store: Store, mut wishes: mpsc::Receiver<Wish>, stop: CancellationT
     }
 }
 
-/// Commits a batch; if it fails as a whole, each of it alone, so that one doesn't harm its neighbours.
+/// Commits a batch and tells each caller what became of it.
 async fn commit(store: &Store, batch: Vec<Wish>) {
-    let wishes: Vec<(&Assignment, Option<&RequestKey>)> =
-        batch.iter().map(|wish| (&wish.assignment, wish.key.as_ref())).collect();
-    let results = match commit_together(store, &wishes).await {
+    let wishes: Vec<_> = batch.iter().map(|wish| (&wish.assignment, wish.key.as_ref())).collect();
+    let results = match assign_each(store, &wishes).await {
         Ok(results) => results,
-        Err(error) if wishes.len() == 1 => vec![Err(error)],
-        Err(error) => {
-            tracing::debug!(error = crate::error::chain(&error), size = wishes.len(), "a batch failed, each alone");
-            let mut results = Vec::with_capacity(wishes.len());
-            for wish in &wishes {
-                let alone = commit_together(store, std::slice::from_ref(wish)).await;
-                results.push(alone.and_then(|mut results| results.pop().unwrap_or(Err(Error::ShuttingDown))));
-            }
-            results
-        }
+        Err(error) => wishes.iter().map(|_| Err(repeated(&error))).collect(),
     };
     for (wish, result) in batch.into_iter().zip(results) {
         // Whoever has gone away meanwhile finds the answer by its request id.
@@ -93,8 +83,47 @@ async fn commit(store: &Store, batch: Vec<Wish>) {
     }
 }
 
+/// Assigns tags for several requests in one transaction; if it fails as a whole, each alone, so that one doesn't harm its
+/// neighbours.
+///
+/// # Errors
+///
+/// [`Error::DatabaseUnavailable`] and [`Error::CommitUnknown`], which hold for all of them.
+pub async fn assign_each(
+    store: &Store,
+    wishes: &[(&Assignment, Option<&RequestKey>)],
+) -> Result<Vec<Result<Assigned>>> {
+    if wishes.is_empty() {
+        return Ok(Vec::new());
+    }
+    match commit_together(store, wishes).await {
+        // Alone it wouldn't fare better; and what may have been committed must not be done twice.
+        Err(error @ (Error::DatabaseUnavailable(_) | Error::CommitUnknown(_))) => Err(error),
+        Err(error) if wishes.len() == 1 => Ok(vec![Err(error)]),
+        Err(error) => {
+            tracing::debug!(error = crate::error::chain(&error), size = wishes.len(), "a batch failed, each alone");
+            let mut results = Vec::with_capacity(wishes.len());
+            for wish in wishes {
+                let alone = commit_together(store, std::slice::from_ref(wish)).await;
+                results.push(alone.and_then(|mut results| results.pop().unwrap_or(Err(Error::ShuttingDown))));
+            }
+            Ok(results)
+        }
+        results => results,
+    }
+}
+
+/// An error that several callers are told.
+fn repeated(error: &Error) -> Error {
+    match error {
+        Error::DatabaseUnavailable(source) => Error::DatabaseUnavailable(source.clone()),
+        Error::CommitUnknown(source) => Error::CommitUnknown(source.clone()),
+        other => Error::internal(other.to_string()),
+    }
+}
+
 /// Commits assignments in one transaction, each with its own result. Repeated requests get the answer that was given.
-pub(super) async fn commit_together(
+async fn commit_together(
     store: &Store,
     wishes: &[(&Assignment, Option<&RequestKey>)],
 ) -> Result<Vec<Result<Assigned>>> {

@@ -4,8 +4,11 @@
 
 pub mod auth;
 mod call;
+mod contact;
 mod convert;
 mod delivery;
+mod event;
+mod field;
 mod mask;
 mod page;
 mod repeat;

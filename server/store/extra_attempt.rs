@@ -6,9 +6,9 @@ use uuid::Uuid;
 use super::Tx;
 use super::delivery::queue::leased_of;
 use super::delivery::LeasedDelivery;
-use crate::domain::delivery::Cause;
+use crate::domain::delivery::{Cause, Source};
 use crate::error::{Error, Result};
-use crate::ids::{DeliveryId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
+use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
 
 /// Asks for one more attempt of a delivery, due now.
 ///
@@ -114,5 +114,21 @@ pub async fn park(tx: &Tx, ids: &[Uuid]) -> Result<()> {
         let values = [(*id).into(), tx.store().local().server().into()];
         tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     }
+    Ok(())
+}
+
+/// Drops the attempts of a contact's deliveries, but of those that its deletion sets off. One in flight is left to its
+/// settlement.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn drop_of_contact(tx: &Tx, contact: ContactId) -> Result<()> {
+    let sql = format!(
+        "DELETE FROM extra_attempts WHERE lease_owner IS NULL \
+         AND delivery_id IN (SELECT id FROM deliveries WHERE contact_id = $1 AND source <> {})",
+        Source::ContactDeleted.code()
+    );
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [contact.0.into()])).await?;
     Ok(())
 }
