@@ -1,5 +1,6 @@
-//! Trigger decisions on the wire.
+//! Decisions about triggers, which the answers of several services carry.
 
+use super::convert::texts;
 use crate::automation::TriggerDecision;
 use crate::pb;
 
@@ -14,7 +15,7 @@ pub(super) fn decision_to_pb(decision: &TriggerDecision) -> pb::TriggerDecision 
         webhook_id: decision.webhook_id.to_string(),
         decision: decision.decision.code().into(),
         reason: decision.reason.code().into(),
-        activation_tag_ids: decision.activation_tag_ids.iter().map(ToString::to_string).collect(),
-        delivery_ids: decision.delivery_ids.iter().map(ToString::to_string).collect(),
+        activation_tag_ids: texts(&decision.activation_tag_ids),
+        delivery_ids: texts(&decision.delivery_ids),
     }
 }

@@ -4,6 +4,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
 use super::Tx;
+use super::bulk::Bulk;
 use super::delivery::queue::leased_of;
 use super::delivery::LeasedDelivery;
 use crate::domain::delivery::{Cause, Source};
@@ -100,6 +101,25 @@ pub async fn forget(tx: &Tx, webhook: WebhookId, event: Option<WebhookEventId>) 
     );
     let values = [Some(webhook.0), event.map(|event| event.0)].into_iter().flatten().map(Into::into);
     tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(())
+}
+
+/// Gives up the leases that this server holds in the database and doesn't know of; they are claimed again.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn release_unknown(tx: &Tx, known: &[Uuid]) -> Result<()> {
+    let mut bulk = Bulk::new(tx.db()).uuid("known_id", known.iter().copied());
+    let owner = bulk.param(tx.store().local().server());
+    bulk.execute(tx.db(), |rows| {
+        format!(
+            "UPDATE extra_attempts SET lease_owner = NULL, lease_token = lease_token + 1 \
+             WHERE lease_owner = {owner} AND id NOT IN (SELECT known_id FROM {rows})"
+        )
+    })
+    .await?;
+    tx.announce_work();
     Ok(())
 }
 
