@@ -254,6 +254,16 @@ impl Error {
     }
 }
 
+/// A status that the transport made of a call that it couldn't read (bytes that are no message, a message over the limit,
+/// an unknown compression or method), with the details that all others have.
+#[must_use]
+pub fn explain_transport(status: &Status) -> Status {
+    let reason = ErrorReason::MalformedRequest.as_str_name().trim_start_matches("ERROR_REASON_");
+    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+    let message = if status.message().is_empty() { "there is no such method" } else { status.message() };
+    Status::with_error_details(status.code(), message, details)
+}
+
 fn decode_details(bytes: &[u8]) -> Vec<prost_types::Any> {
     <tonic_types::pb::Status as prost::Message>::decode(bytes).map(|status| status.details).unwrap_or_default()
 }

@@ -1,3 +1,125 @@
 //! The `taghook` command.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use taghook::config::{self, Flags, Loaded, Sources};
+use taghook::error::chain;
+use taghook::store::open::{Migration, migrate};
+use taghook::{Environment, Server, first_start, server, telemetry};
+
+/// Watches contacts and their tags, calls webhooks, and streams what became of each call, over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "taghook", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Flags),
+    /// Migrate the database by hand
+    Migrate(MigrateArgs),
+    /// Look at the configuration
+    Config(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+struct MigrateArgs {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// Run the migrations that are missing
+    Up(Flags),
+    /// Take the last migration back, and all data that it made room for
+    Down(Flags),
+    /// Show which migrations are applied
+    Status(Flags),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    #[command(subcommand)]
+    action: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigAction {
+    /// Show the effective configuration, or everything that is wrong with it
+    Check(Flags),
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If standard error is gone there is nobody to tell.
+            let _ = writeln!(io::stderr(), "taghook: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(flags) => serve(flags).await,
+        Command::Migrate(MigrateArgs { step }) => match step {
+            Step::Up(flags) => migrate_by_hand(flags, Migration::Up).await,
+            Step::Down(flags) => migrate_by_hand(flags, Migration::Down).await,
+            Step::Status(flags) => migrate_by_hand(flags, Migration::Status).await,
+        },
+        Command::Config(ConfigArgs {
+            action: ConfigAction::Check(flags),
+        }) => check_config(flags),
+    }
+}
+
+async fn serve(flags: Flags) -> Result<(), Failure> {
+    let loaded = load(flags)?;
+    telemetry::start(&loaded.config.log)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let server = Server::start(&loaded.config, Environment::system()).await?;
+    Ok(server.run().await?)
+}
+
+async fn migrate_by_hand(flags: Flags, step: Migration) -> Result<(), Failure> {
+    let config = load(flags)?.config;
+    first_start::make_folder(&config.data_dir)?;
+    let migrations = migrate(&server::open_options(&config, Environment::system()), step).await?;
+    let mut out = io::stdout().lock();
+    for (name, is_applied) in migrations {
+        writeln!(out, "{} {name}", if is_applied { "applied" } else { "missing" })?;
+    }
+    Ok(())
+}
+
+fn check_config(flags: Flags) -> Result<(), Failure> {
+    let loaded = load(flags)?;
+    let mut out = io::stdout().lock();
+    for warning in &loaded.warnings {
+        writeln!(out, "# {warning}")?;
+    }
+    write!(out, "{loaded}")?;
+    Ok(())
+}
+
+fn load(flags: Flags) -> Result<Loaded, Failure> {
+    // Variables that aren't UTF-8 can't be ours.
+    let texts =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(config::load(&Sources {
+        flags,
+        environment: texts.collect(),
+    })?)
+}

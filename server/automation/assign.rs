@@ -86,6 +86,7 @@ impl<'a> Item<'a> {
             workspace_id: self.assignment.workspace_id,
             source: Source::Tag,
             tags,
+            only: None,
             origin: self.assignment.origin.clone(),
         }
     }

@@ -32,11 +32,11 @@ struct Wish {
 }
 
 impl Assigner {
-    /// The assigner, and the task that does its work until `stop`.
+    /// The assigner, and the work that is done for it.
     #[must_use]
-    pub fn new(store: Store, stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(store: Store) -> (Self, AssignerWork) {
         let (queue, wishes) = mpsc::channel(MAX_QUEUE);
-        (Self { queue }, run(store, wishes, stop))
+        (Self { queue }, AssignerWork { store, wishes })
     }
 
     /// Assigns tags; durable when it returns. A key makes it repeatable. A caller that goes away before its turn has
@@ -52,40 +52,40 @@ impl Assigner {
     }
 }
 
-async fn run(store: Store, mut wishes: mpsc::Receiver<Wish>, stop: CancellationToken) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    loop {
-        tokio::select! {
-            // What has been queued is answered even while stopping.
-            biased;
-            taken = wishes.recv_many(&mut batch, MAX_BATCH) => {
-                if taken == 0 {
-                    return;
+/// The other side of an [`Assigner`].
+pub struct AssignerWork {
+    store: Store,
+    wishes: mpsc::Receiver<Wish>,
+}
+
+impl AssignerWork {
+    /// Commits what callers wish for, until `stop`; what has been queued then is still answered.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { store, mut wishes } = self;
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                taken = wishes.recv_many(&mut batch, MAX_BATCH) => {
+                    if taken == 0 {
+                        // Nobody can wish any more, which is no reason to end before the time.
+                        return stop.cancelled().await;
+                    }
+                    batch.retain(|wish: &Wish| !wish.answer.is_closed());
+                    commit(&store, std::mem::take(&mut batch)).await;
                 }
-                batch.retain(|wish: &Wish| !wish.answer.is_closed());
-                commit(&store, std::mem::take(&mut batch)).await;
+                () = stop.cancelled(), if !wishes.is_closed() => wishes.close(),
             }
-            () = stop.cancelled() => wishes.close(),
         }
     }
 }
 
-/// Commits a batch; if it fails as a whole, each of it alone, so that one doesn't harm its neighbours.
+/// Commits a batch and tells each caller what became of it.
 async fn commit(store: &Store, batch: Vec<Wish>) {
-    let wishes: Vec<(&Assignment, Option<&RequestKey>)> =
-        batch.iter().map(|wish| (&wish.assignment, wish.key.as_ref())).collect();
-    let results = match commit_together(store, &wishes).await {
+    let wishes: Vec<_> = batch.iter().map(|wish| (&wish.assignment, wish.key.as_ref())).collect();
+    let results = match assign_each(store, &wishes).await {
         Ok(results) => results,
-        Err(error) if wishes.len() == 1 => vec![Err(error)],
-        Err(error) => {
-            tracing::debug!(error = crate::error::chain(&error), size = wishes.len(), "a batch failed, each alone");
-            let mut results = Vec::with_capacity(wishes.len());
-            for wish in &wishes {
-                let alone = commit_together(store, std::slice::from_ref(wish)).await;
-                results.push(alone.and_then(|mut results| results.pop().unwrap_or(Err(Error::ShuttingDown))));
-            }
-            results
-        }
+        Err(error) => wishes.iter().map(|_| Err(repeated(&error))).collect(),
     };
     for (wish, result) in batch.into_iter().zip(results) {
         // Whoever has gone away meanwhile finds the answer by its request id.
@@ -93,8 +93,47 @@ async fn commit(store: &Store, batch: Vec<Wish>) {
     }
 }
 
+/// Assigns tags for several requests in one transaction; if it fails as a whole, each alone, so that one doesn't harm its
+/// neighbours.
+///
+/// # Errors
+///
+/// [`Error::DatabaseUnavailable`] and [`Error::CommitUnknown`], which hold for all of them.
+pub async fn assign_each(
+    store: &Store,
+    wishes: &[(&Assignment, Option<&RequestKey>)],
+) -> Result<Vec<Result<Assigned>>> {
+    if wishes.is_empty() {
+        return Ok(Vec::new());
+    }
+    match commit_together(store, wishes).await {
+        // Alone it wouldn't fare better; and what may have been committed must not be done twice.
+        Err(error @ (Error::DatabaseUnavailable(_) | Error::CommitUnknown(_))) => Err(error),
+        Err(error) if wishes.len() == 1 => Ok(vec![Err(error)]),
+        Err(error) => {
+            tracing::debug!(error = crate::error::chain(&error), size = wishes.len(), "a batch failed, each alone");
+            let mut results = Vec::with_capacity(wishes.len());
+            for wish in wishes {
+                let alone = commit_together(store, std::slice::from_ref(wish)).await;
+                results.push(alone.and_then(|mut results| results.pop().unwrap_or(Err(Error::ShuttingDown))));
+            }
+            Ok(results)
+        }
+        results => results,
+    }
+}
+
+/// An error that several callers are told.
+fn repeated(error: &Error) -> Error {
+    match error {
+        Error::DatabaseUnavailable(source) => Error::DatabaseUnavailable(source.clone()),
+        Error::CommitUnknown(source) => Error::CommitUnknown(source.clone()),
+        other => Error::internal(other.to_string()),
+    }
+}
+
 /// Commits assignments in one transaction, each with its own result. Repeated requests get the answer that was given.
-pub(super) async fn commit_together(
+async fn commit_together(
     store: &Store,
     wishes: &[(&Assignment, Option<&RequestKey>)],
 ) -> Result<Vec<Result<Assigned>>> {

@@ -51,6 +51,7 @@ pub async fn promote(
             workspace_id: delivery.workspace_id,
             source: delivery.reference.source,
             tags: tag_marks(tx, &delivery, &config).await?,
+            only: None,
             origin: Origin::default(),
         };
         delivery.snapshot = Some(trigger.snapshot(event, delivery.id, tx.now()));

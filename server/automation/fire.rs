@@ -1,6 +1,6 @@
 //! What triggers become: each is decided once, and recorded with its deliveries.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Origin, TriggerDecision};
@@ -15,7 +15,7 @@ use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookEventId, Workspac
 use crate::store::config::{PreparedWebhook, WorkspaceConfig};
 use crate::store::cooldown::{self, Claim, WindowKey};
 use crate::store::delivery::NewDelivery;
-use crate::store::delivery::queue::{self, Coalesced};
+use crate::store::delivery::queue::{self, Coalesced, Deferral};
 use crate::store::Tx;
 use crate::store::lease::Job;
 
@@ -34,6 +34,8 @@ pub struct Trigger {
     pub source: Source,
     /// The activating tags, if tags do.
     pub tags: Vec<TagMark>,
+    /// The one webhook event to send, as a test does; `None` for all.
+    pub only: Option<WebhookEventId>,
     /// Where it comes from.
     pub origin: Origin,
 }
@@ -53,10 +55,8 @@ pub struct TagMark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Scheduled,
-    /// Until the end of the window.
+    /// Until the end of the window, by itself or taken in by a deferral that waits.
     Deferred(Micros),
-    /// Taken in by a deferral that waits.
-    Coalesced,
     Suppressed,
     Skipped(Reason),
 }
@@ -81,7 +81,7 @@ struct Firing<'a> {
     tx: &'a Tx,
     triggers: &'a [Trigger],
     /// The deferrals that stand, by webhook event and contact.
-    deferrals: HashMap<(WebhookEventId, ContactId), DeliveryId>,
+    deferrals: HashMap<(WebhookEventId, ContactId), Deferral>,
 }
 
 impl Firing<'_> {
@@ -94,18 +94,17 @@ impl Firing<'_> {
                 windows.entry(trigger.window()).or_default().push(index);
             }
         }
-        let coalesced = self.coalesce(&windows).await?;
-        for key in &coalesced {
-            for index in windows.remove(key).unwrap_or_default() {
-                set(&mut verdicts, index, Verdict::Coalesced);
+        for (key, due) in self.coalesce(&windows).await? {
+            for index in windows.remove(&key).unwrap_or_default() {
+                set(&mut verdicts, index, Verdict::Deferred(due));
             }
         }
         self.claim(&windows, &mut verdicts).await?;
         Ok(verdicts)
     }
 
-    /// Lets deferrals that wait take in the triggers of their windows.
-    async fn coalesce(&mut self, windows: &HashMap<WindowKey, Vec<usize>>) -> Result<HashSet<WindowKey>> {
+    /// Lets deferrals that wait take in the triggers of their windows; answers with those windows and their ends.
+    async fn coalesce(&mut self, windows: &HashMap<WindowKey, Vec<usize>>) -> Result<Vec<(WindowKey, Micros)>> {
         let mut wanted = Vec::new();
         for indexes in windows.values() {
             let Some(last) = indexes.last().and_then(|index| self.triggers.get(*index)) else { continue };
@@ -119,18 +118,18 @@ impl Firing<'_> {
                 count: u32::try_from(indexes.len()).unwrap_or(u32::MAX),
             }));
         }
-        let taken: HashSet<(WebhookEventId, ContactId)> = self.remember(queue::coalesce(self.tx, &wanted).await?);
-        let is_taken = |indexes: &Vec<usize>| {
-            let trigger = indexes.first().and_then(|index| self.triggers.get(*index));
-            trigger.is_some_and(|trigger| trigger.events().any(|event| taken.contains(&(event.id, trigger.contact.id))))
+        let taken = queue::coalesce(self.tx, &wanted).await?;
+        self.remember(taken);
+        let end_of = |indexes: &Vec<usize>| {
+            let trigger = self.triggers.get(*indexes.first()?)?;
+            trigger.events().find_map(|event| self.deferrals.get(&(event.id, trigger.contact.id))).map(|deferral| deferral.due)
         };
-        Ok(windows.iter().filter(|(_, indexes)| is_taken(indexes)).map(|(key, _)| *key).collect())
+        Ok(windows.iter().filter_map(|(key, indexes)| Some((*key, end_of(indexes)?))).collect())
     }
 
-    fn remember(&mut self, deferrals: Vec<(WebhookEventId, ContactId, DeliveryId)>) -> HashSet<(WebhookEventId, ContactId)> {
-        let keys = deferrals.iter().map(|(event, contact, _)| (*event, *contact)).collect();
-        self.deferrals.extend(deferrals.into_iter().map(|(event, contact, id)| ((event, contact), id)));
-        keys
+    fn remember(&mut self, deferrals: Vec<Deferral>) {
+        let keyed = deferrals.into_iter().map(|deferral| ((deferral.webhook_event_id, deferral.contact_id), deferral));
+        self.deferrals.extend(keyed);
     }
 
     /// Asks the cooldown for each window, and decides its triggers.
@@ -172,11 +171,13 @@ impl Firing<'_> {
         let mut new = Vec::new();
         let mut deferred: Vec<NewDelivery> = Vec::new();
         for (trigger, verdict) in self.triggers.iter().zip(verdicts) {
-            let rows = trigger.events().map(|event| self.row(trigger, event, *verdict));
-            match verdict {
-                Verdict::Coalesced => {}
-                Verdict::Deferred(_) => rows.for_each(|row| fold(&mut deferred, row)),
-                Verdict::Scheduled | Verdict::Suppressed | Verdict::Skipped(_) => new.extend(rows),
+            // A deferral that has taken the trigger in needs no row; a webhook event that is newer than it does.
+            let is_waiting = |event: &&EventDefinition| self.deferrals.contains_key(&(event.id, trigger.contact.id));
+            if let Verdict::Deferred(_) = verdict {
+                let missing = trigger.events().filter(|event| !is_waiting(event));
+                missing.for_each(|event| fold(&mut deferred, self.row(trigger, event, *verdict)));
+            } else {
+                new.extend(trigger.events().map(|event| self.row(trigger, event, *verdict)));
             }
         }
         self.lease(&mut new);
@@ -197,7 +198,7 @@ impl Firing<'_> {
         let (state, reason, due) = match verdict {
             Verdict::Scheduled => (State::Waiting, Reason::None, Some(self.tx.now())),
             Verdict::Deferred(end) => (State::Deferred, Reason::Cooldown, Some(end)),
-            Verdict::Suppressed | Verdict::Coalesced => (State::Suppressed, Reason::Cooldown, None),
+            Verdict::Suppressed => (State::Suppressed, Reason::Cooldown, None),
             Verdict::Skipped(reason) => (State::Skipped, reason, None),
         };
         NewDelivery {
@@ -234,7 +235,8 @@ impl Firing<'_> {
                 return;
             };
             delivery.is_leased = true;
-            self.tx.hand_over(Job { delivery: delivery.leased(), webhook: Arc::clone(webhook), permit });
+            let leased = delivery.leased();
+            self.tx.hand_over(Job { permit: permit.hold(&leased), delivery: leased, webhook: Arc::clone(webhook) });
         }
     }
 
@@ -242,12 +244,12 @@ impl Firing<'_> {
     fn answer(&self, trigger: &Trigger, verdict: Verdict, new: &mut impl Iterator<Item = NewDelivery>) -> TriggerDecision {
         let (decision, reason, kind) = match verdict {
             Verdict::Scheduled => (Decision::Scheduled, Reason::None, None),
-            Verdict::Deferred(_) | Verdict::Coalesced => (Decision::Deferred, Reason::Cooldown, Some(Kind::Deferred)),
+            Verdict::Deferred(_) => (Decision::Deferred, Reason::Cooldown, Some(Kind::Deferred)),
             Verdict::Suppressed => (Decision::Suppressed, Reason::Cooldown, Some(Kind::Suppressed)),
             Verdict::Skipped(reason) => (Decision::Skipped, reason, Some(Kind::Skipped)),
         };
         let references: Vec<DeliveryRef> = match verdict {
-            Verdict::Deferred(_) | Verdict::Coalesced => trigger.events().filter_map(|event| self.deferral(trigger, event)).collect(),
+            Verdict::Deferred(_) => trigger.events().filter_map(|event| self.deferral(trigger, event)).collect(),
             Verdict::Scheduled | Verdict::Suppressed | Verdict::Skipped(_) => {
                 new.by_ref().take(trigger.events().count()).map(|delivery| delivery.reference).collect()
             }
@@ -279,7 +281,7 @@ impl Firing<'_> {
 
     fn deferral(&self, trigger: &Trigger, event: &EventDefinition) -> Option<DeliveryRef> {
         Some(DeliveryRef {
-            id: *self.deferrals.get(&(event.id, trigger.contact.id))?,
+            id: self.deferrals.get(&(event.id, trigger.contact.id))?.id,
             webhook_event_id: event.id,
             contact_id: trigger.contact.id,
             source: trigger.source,
@@ -294,7 +296,8 @@ impl Trigger {
     }
 
     fn events(&self) -> impl Iterator<Item = &EventDefinition> {
-        self.webhook.webhook.definition.events.iter()
+        let is_meant = |event: &&EventDefinition| self.only.is_none_or(|only| only == event.id);
+        self.webhook.webhook.definition.events.iter().filter(is_meant)
     }
 
     fn tag_ids(&self) -> Vec<TagId> {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use assign::assign;
-pub use assigner::Assigner;
+pub use assigner::{Assigner, assign_each};
 pub use fire::{TagMark, Trigger, fire};
 
 use crate::domain::delivery::{Decision, Reason};

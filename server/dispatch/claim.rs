@@ -6,7 +6,7 @@ use super::Ready;
 use crate::automation::defer;
 use crate::domain::delivery::{Reason, State};
 use crate::error::Result;
-use crate::ids::{DeliveryId, WorkspaceId};
+use crate::ids::WorkspaceId;
 use crate::store::delivery::end::{self, Which};
 use crate::store::delivery::{LeasedDelivery, queue};
 use crate::store::{Store, Tx, extra_attempt};
@@ -36,10 +36,30 @@ pub(super) async fn claim(store: &Store, limit: usize) -> Result<Claimed> {
 }
 
 /// Leases that this server holds without knowing, after a commit of unknown result.
-pub(super) async fn recover(tx: &Tx, ids: &[DeliveryId]) -> Result<Vec<Ready>> {
-    tx.gate_shared().await?;
-    let leased = queue::recover(tx, ids).await?;
-    sort_out(tx, leased).await
+pub(super) async fn reclaim(store: &Store) -> Result<Vec<Ready>> {
+    store
+        .write("reclaim", |tx| async move {
+            // Nobody plans meanwhile: what was leased by a commit before this one is known, or lost.
+            tx.gate_exclusive().await?;
+            let known = store.local().in_flight();
+            let leased = queue::reclaim(&tx, &known).await?;
+            extra_attempt::release_unknown(&tx, &known).await?;
+            sort_out(&tx, leased).await
+        })
+        .await
+}
+
+/// Gives leases back for which there is no permit; they are claimed like all others.
+pub(super) async fn give_back(store: &Store, ready: &[Ready]) -> Result<()> {
+    let ids: Vec<_> = ready.iter().map(|(delivery, _)| delivery.id).collect();
+    let ids = &ids;
+    store
+        .write("give_back", |tx| async move {
+            queue::give_back(&tx, ids).await?;
+            tx.announce_work();
+            Ok(())
+        })
+        .await
 }
 
 async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>) -> Result<Vec<Ready>> {

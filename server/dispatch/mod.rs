@@ -21,14 +21,15 @@ mod settle;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::time::Micros;
 use crate::error::{Result, chain};
 use crate::store::delivery::queue;
-use crate::store::lease::{Handover, Job};
+use crate::store::lease::{Handover, Job, Permit};
 use crate::store::{Store, delivery::LeasedDelivery};
 use send::Sender;
 use settle::Finished;
@@ -62,8 +63,8 @@ impl Dispatcher {
         let (finished, queue) = mpsc::channel(SETTLE_QUEUE);
         let settler = tokio::spawn(settle::run(self.store.clone(), queue, hard.clone()));
         let attempts = TaskTracker::new();
-        let mut crew = Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
-        self.work(&mut crew, &soft).await;
+        let crew = Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
+        self.work(&crew, &soft).await;
 
         self.store.local().close();
         self.handovers.close();
@@ -82,7 +83,7 @@ impl Dispatcher {
         }
     }
 
-    async fn work(&mut self, crew: &mut Crew, soft: &CancellationToken) {
+    async fn work(&mut self, crew: &Crew, soft: &CancellationToken) {
         let mut agenda = Agenda::new(&self.store);
         loop {
             tokio::select! {
@@ -102,9 +103,9 @@ impl Dispatcher {
 async fn first_permit(
     store: &Store,
     handovers: &mut UnboundedReceiver<Handover>,
-    crew: &mut Crew,
+    crew: &Crew,
     soft: &CancellationToken,
-) -> Option<OwnedSemaphorePermit> {
+) -> Option<Permit> {
     loop {
         tokio::select! {
             biased;
@@ -123,9 +124,10 @@ struct Agenda {
 
 enum NextLook {
     Now,
-    /// When the next delivery is due, if one is.
-    At(Option<Micros>),
-    AfterError,
+    /// When the next delivery is due, if one is, but not later than the poll.
+    Due(Option<Micros>, Instant),
+    /// Whatever happens.
+    At(Instant),
 }
 
 impl Agenda {
@@ -138,9 +140,9 @@ impl Agenda {
     async fn is_time(&mut self, store: &Store) {
         match &self.next {
             NextLook::Now => {}
-            NextLook::AfterError => tokio::time::sleep(PAUSE_AFTER_ERROR).await,
-            NextLook::At(due) => {
-                let due = *due;
+            NextLook::At(time) => tokio::time::sleep_until(*time).await,
+            NextLook::Due(due, poll) => {
+                let (due, poll) = (*due, *poll);
                 let is_due = async {
                     match due {
                         Some(due) => store.clock().sleep_until(due).await,
@@ -150,7 +152,7 @@ impl Agenda {
                 tokio::select! {
                     () = is_due => {}
                     _ = self.wakes.changed() => {}
-                    () = tokio::time::sleep(POLL_EVERY) => {}
+                    () = tokio::time::sleep_until(poll) => {}
                 }
             }
         }
@@ -167,13 +169,15 @@ struct Crew {
 }
 
 impl Crew {
-    async fn take(&mut self, handover: Handover) {
+    async fn take(&self, handover: Handover) {
         match handover {
             Handover::Job(job) => self.start(*job),
-            Handover::Suspects(ids) => {
-                // The connection broke at the commit; the database knows what became of them.
-                if let Err(error) = self.recover(ids).await {
-                    tracing::warn!(error = chain(&error), "deliveries of an unknown commit wait for the next start");
+            Handover::LostCommit => {
+                // The database knows what became of it.
+                if let Err(error) = self.reclaim().await {
+                    tracing::debug!(error = chain(&error), "leases of an unknown commit can't be looked for yet");
+                    tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+                    self.store.local().lost_commit();
                 }
             }
         }
@@ -191,7 +195,7 @@ impl Crew {
     }
 
     /// Claims as many deliveries as there are permits, and starts them. Answers with when to look again.
-    async fn claim(&self, first: OwnedSemaphorePermit) -> NextLook {
+    async fn claim(&self, first: Permit) -> NextLook {
         let mut permits = vec![first];
         while permits.len() < MAX_CLAIM {
             let Some(permit) = self.store.local().try_permit() else { break };
@@ -201,27 +205,30 @@ impl Crew {
         let next = match claim::claim(&self.store, wanted).await {
             Ok(claimed) => {
                 for ((delivery, webhook), permit) in claimed.ready.into_iter().zip(permits) {
-                    self.start(Job { delivery, webhook, permit });
+                    self.start(Job { permit: permit.hold(&delivery), delivery, webhook });
                 }
-                if claimed.count < wanted { queue::next_due(self.store.read()).await.map(NextLook::At) } else { Ok(NextLook::Now) }
+                if claimed.count < wanted { self.next_due().await } else { Ok(NextLook::Now) }
             }
             Err(error) => Err(error),
         };
         next.unwrap_or_else(|error| {
             tracing::debug!(error = chain(&error), "the queue can't be read");
-            NextLook::AfterError
+            NextLook::At(Instant::now() + PAUSE_AFTER_ERROR)
         })
     }
 
-    async fn recover(&self, ids: Vec<crate::ids::DeliveryId>) -> Result<()> {
-        let ids = &ids;
-        let ready = self.store.write("recover", |tx| async move { claim::recover(&tx, ids).await }).await?;
-        for (delivery, webhook) in ready {
-            if let Some(permit) = self.store.local().permit().await {
-                self.start(Job { delivery, webhook, permit });
-            }
+    async fn next_due(&self) -> Result<NextLook> {
+        Ok(NextLook::Due(queue::next_due(self.store.read()).await?, Instant::now() + POLL_EVERY))
+    }
+
+    async fn reclaim(&self) -> Result<()> {
+        let mut ready = claim::reclaim(&self.store).await?;
+        while let Some(permit) = self.store.local().try_permit() {
+            let Some((delivery, webhook)) = ready.pop() else { return Ok(()) };
+            self.start(Job { permit: permit.hold(&delivery), delivery, webhook });
         }
-        Ok(())
+        // To wait for a permit here could be for ever: those that are taken may wait for this very loop.
+        claim::give_back(&self.store, &ready).await
     }
 }
 

@@ -75,11 +75,7 @@ pub fn build(
         (HEADER_TIMESTAMP, timestamp_s.into()),
         (HEADER_SIGNATURE, value(&HEADER_SIGNATURE, &signature)?),
     ];
-    headers.extend(
-        parts
-            .content_type
-            .map(|content_type| (CONTENT_TYPE, HeaderValue::from_static(content_type))),
-    );
+    headers.extend(parts.content_type.map(|content_type| (CONTENT_TYPE, HeaderValue::from_static(content_type))));
     if let Some(traceparent) = traceparent {
         headers.push((HEADER_TRACEPARENT, value(&HEADER_TRACEPARENT, &traceparent)?));
     }
@@ -99,9 +95,8 @@ pub fn build(
 }
 
 fn custom(header: &Header) -> Result<(HeaderName, HeaderValue), RequestError> {
-    let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| RequestError::Header {
-        name: header.name.clone(),
-    })?;
+    let name = HeaderName::from_bytes(header.name.as_bytes())
+        .map_err(|_| RequestError::Header { name: header.name.clone() })?;
     let mut value = value(&name, &header.value)?;
     // Keeps it out of `Debug` and out of HTTP/2's compression tables.
     value.set_sensitive(header.sensitive);
@@ -117,15 +112,9 @@ fn value(name: &HeaderName, text: &str) -> Result<HeaderValue, RequestError> {
 fn child_traceparent(parent: &str, delivery_id: &str, now: Micros) -> Option<String> {
     let (version_and_trace, rest) = parent.split_at_checked(35)?;
     let (_, flags) = rest.split_at_checked(17)?;
-    let digest = Sha256::new()
-        .chain_update(parent)
-        .chain_update(delivery_id)
-        .chain_update(now.0.to_be_bytes())
-        .finalize();
-    let span = digest
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
-        .max(1);
+    let digest =
+        Sha256::new().chain_update(parent).chain_update(delivery_id).chain_update(now.0.to_be_bytes()).finalize();
+    let span = digest.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)).max(1);
     Some(format!("{version_and_trace}-{span:016x}{flags}"))
 }
 

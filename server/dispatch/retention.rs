@@ -44,7 +44,7 @@ pub async fn run(store: Store, settings: RetentionSettings, stop: CancellationTo
 }
 
 async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk) -> Result<()> {
-    repeat(async || retention::outcomes(store, settings.attempts).await).await?;
+    repeat(|| retention::outcomes(store, settings.attempts)).await?;
     let mut walk = Walk::default();
     for _ in 0..MAX_STEPS {
         let (count, next) = retention::deliveries(store, settings.deliveries, walk).await?;
@@ -54,15 +54,15 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
         }
         tokio::time::sleep(BREATH).await;
     }
-    repeat(async || retention::held_deliveries(store, settings.deliveries).await).await?;
-    repeat(async || retention::requests(store).await).await?;
-    repeat(async || Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 })).await?;
+    repeat(|| retention::held_deliveries(store, settings.deliveries)).await?;
+    repeat(|| retention::requests(store)).await?;
+    repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await?;
     *cooldowns = retention::cooldowns(store, settings.cooldowns, *cooldowns).await?;
     Ok(())
 }
 
 /// Repeats a step while it finds as many rows as it takes.
-async fn repeat(step: impl AsyncFn() -> Result<usize>) -> Result<()> {
+async fn repeat<F: Future<Output = Result<usize>>>(step: impl Fn() -> F) -> Result<()> {
     for _ in 0..MAX_STEPS {
         if step().await? < STEP {
             break;

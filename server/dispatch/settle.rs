@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +11,7 @@ use crate::domain::retry::{Next, Verdict};
 use crate::error::{Result, chain};
 use crate::ids::{WebhookId, WorkspaceId};
 use crate::store::delivery::settle::{Settlement, settle};
+use crate::store::lease::Permit;
 use crate::store::{Store, Tx, webhook};
 
 /// The most attempts of one transaction.
@@ -25,7 +25,7 @@ pub(super) struct Finished {
     pub(super) verdict: Verdict,
     pub(super) source: Source,
     /// Given back when it is settled.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _permit: Permit,
 }
 
 /// Settles attempts until nobody can hand in any more, or `hard`.

@@ -11,6 +11,7 @@ use url::Url;
 use super::coded::coded;
 use super::contact::{EmailError, check_email};
 use super::time::Micros;
+use crate::ids::FieldId;
 
 /// Longest value of a text field, in bytes.
 pub const MAX_TEXT_BYTES: usize = 4_096;
@@ -120,6 +121,33 @@ const fn standard(number: u16, key: &'static str, display_name: &'static str, fi
         display_name,
         field_type,
     }
+}
+
+impl StandardField {
+    /// Its typed id, the same in every workspace.
+    #[must_use]
+    pub fn id(&self) -> FieldId {
+        FieldId(uuid::Uuid::from_u128(u128::from(self.number)))
+    }
+}
+
+/// A field that a workspace defined for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomField {
+    /// Its id.
+    pub id: FieldId,
+    /// Its key, unique in the workspace and fixed.
+    pub key: FieldKey,
+    /// Its name for people.
+    pub display_name: String,
+    /// What it holds; fixed.
+    pub field_type: FieldType,
+    /// Raised by each change; the etag.
+    pub version: i64,
+    /// When it was created.
+    pub created: Micros,
+    /// When it was last changed.
+    pub updated: Micros,
 }
 
 /// The standard field with that key.

@@ -4,6 +4,7 @@ pub(crate) mod coded;
 pub mod contact;
 pub mod delivery;
 pub mod event;
+pub mod example;
 pub mod field;
 pub mod header;
 pub mod outcome;

@@ -22,7 +22,7 @@ pub const MAX_PARAMETERS: usize = 100;
 /// Longest name of a parameter, in bytes.
 pub const MAX_NAME_BYTES: usize = 255;
 /// Longest static text and longest default value, in bytes.
-pub const MAX_STATIC_BYTES: usize = 65_536;
+pub const MAX_STATIC_BYTES: usize = 4_096;
 /// Longest `type` of Standard Webhooks payloads, in bytes.
 pub const MAX_EVENT_TYPE_BYTES: usize = 100;
 /// What the e-mail address is called unless the webhook event says otherwise.
@@ -211,10 +211,27 @@ pub struct HttpRequestParts {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct DefinitionError {
-    /// Which of the parameters; `None` for the e-mail address and for the list as a whole.
-    pub parameter: Option<usize>,
+    /// Where it is.
+    pub place: Place,
     /// What it is.
     pub problem: DefinitionProblem,
+}
+
+/// A place in a webhook event; parameters are counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// What the e-mail address is called.
+    EmailName,
+    /// The `type` of Standard Webhooks payloads.
+    EventType,
+    /// The list of parameters.
+    Parameters,
+    /// A parameter's name.
+    Name(usize),
+    /// A parameter's source.
+    Source(usize),
+    /// A parameter's default.
+    Default(usize),
 }
 
 /// What can be wrong with a webhook event.
@@ -235,9 +252,6 @@ pub enum DefinitionProblem {
     /// An event type that is empty, longer than [`MAX_EVENT_TYPE_BYTES`] or has control characters.
     #[error("the event type must be 1 to {MAX_EVENT_TYPE_BYTES} bytes without control characters")]
     EventType,
-    /// A control character in a name.
-    #[error("the name must not have control characters")]
-    NameCharacter,
     /// A name that another parameter has.
     #[error("the name must be unique within the webhook event, the e-mail address's included")]
     NameTaken,
@@ -250,7 +264,7 @@ pub enum DefinitionProblem {
         /// Its length.
         bytes: usize,
     },
-    /// A NUL in a value, which `PostgreSQL` can't store.
+    /// A NUL in a value, which a contact's values can't have either.
     #[error("a static or default value must not have a NUL character")]
     ValueCharacter,
 }
@@ -263,29 +277,25 @@ impl EventDefinition {
         let mut errors = Vec::new();
         let mut taken = HashSet::new();
         let count = self.parameters.len();
-        if count > MAX_PARAMETERS {
-            let problem = DefinitionProblem::TooManyParameters { count };
-            return vec![DefinitionError {
-                parameter: None,
-                problem,
-            }];
-        }
-        let mut report = |parameter, problem: Option<DefinitionProblem>| {
-            errors.extend(problem.map(|problem| DefinitionError { parameter, problem }));
+        let mut report = |place, problem: Option<DefinitionProblem>| {
+            errors.extend(problem.map(|problem| DefinitionError { place, problem }));
         };
-        report(None, name_problem(&self.email_parameter_name));
+        if count > MAX_PARAMETERS {
+            report(Place::Parameters, Some(DefinitionProblem::TooManyParameters { count }));
+            return errors;
+        }
+        report(Place::EmailName, name_problem(&self.email_parameter_name));
         let type_fits = (1..=MAX_EVENT_TYPE_BYTES).contains(&self.event_type.len());
         let type_is_bad = !type_fits || self.event_type.contains(char::is_control);
-        report(None, type_is_bad.then_some(DefinitionProblem::EventType));
+        report(Place::EventType, type_is_bad.then_some(DefinitionProblem::EventType));
         taken.insert(self.email_parameter_name.as_str());
         for (index, parameter) in self.parameters.iter().enumerate() {
-            let at = Some(index);
             let is_taken = !taken.insert(parameter.name.as_str());
             let default = parameter.default.as_ref();
-            report(at, name_problem(&parameter.name));
-            report(at, is_taken.then_some(DefinitionProblem::NameTaken));
-            report(at, source_problem(&parameter.source, is_field));
-            report(at, default.and_then(|default| value_problem(&default.value)));
+            report(Place::Name(index), name_problem(&parameter.name));
+            report(Place::Name(index), is_taken.then_some(DefinitionProblem::NameTaken));
+            report(Place::Source(index), source_problem(&parameter.source, is_field));
+            report(Place::Default(index), default.and_then(|default| value_problem(&default.value)));
         }
         errors
     }
@@ -458,11 +468,8 @@ impl<'a> TriggerContext<'a> {
 }
 
 fn name_problem(name: &str) -> Option<DefinitionProblem> {
-    if !(1..=MAX_NAME_BYTES).contains(&name.len()) {
-        return Some(DefinitionProblem::NameLength { bytes: name.len() });
-    }
-    name.contains(char::is_control)
-        .then_some(DefinitionProblem::NameCharacter)
+    let fits = (1..=MAX_NAME_BYTES).contains(&name.len());
+    (!fits).then_some(DefinitionProblem::NameLength { bytes: name.len() })
 }
 
 fn source_problem(source: &Source, is_field: &dyn Fn(&str) -> bool) -> Option<DefinitionProblem> {

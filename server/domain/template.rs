@@ -116,7 +116,7 @@ pub enum TemplateProblem {
         name: String,
     },
     /// A placeholder that no parameter fills.
-    #[error("no parameter is called {name:?}")]
+    #[error("every webhook event must have a parameter called {name:?}, and not every one has")]
     Unknown {
         /// Its name.
         name: String,

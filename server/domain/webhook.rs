@@ -13,12 +13,8 @@ use super::signature::SigningSecret;
 use super::time::Micros;
 use crate::ids::{TagId, WebhookId, WorkspaceId};
 
-/// The most tags that activate one webhook.
-pub const MAX_ACTIVATION_TAGS: usize = 20;
 /// The cooldown when none is set: 6 hours.
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(6 * 60 * 60);
-/// The longest cooldown: 30 days.
-pub const MAX_COOLDOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The deadline of an attempt when none is set.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a webhook may fail without a success before it is disabled: 5 days.
@@ -53,7 +49,7 @@ pub struct Webhook {
     pub id: WebhookId,
     /// Its workspace.
     pub workspace_id: WorkspaceId,
-    /// Its name, unique in the workspace.
+    /// Its name; others of the workspace may have the same.
     pub name: String,
     /// Whether it sends.
     pub state: WebhookState,

@@ -1,6 +1,7 @@
 //! Opening a call: who calls, and the request's fields, checked against the rules of the proto and parsed into the
 //! domain's types. All bad fields are gathered and told at once.
 
+use http::HeaderMap;
 use prost::{Message, Name};
 use prost_protovalidate::ValidationError;
 use sha2::{Digest, Sha256};
@@ -32,7 +33,7 @@ impl<M: Message + Name> Call<M> {
     /// Takes a request apart and checks the rules of the proto.
     pub(super) fn open(request: Request<M>) -> Result<Self> {
         let caller = request.extensions().get::<Caller>().copied().ok_or(Error::Unauthenticated("no API key came with the call"))?;
-        let traceparent = request.metadata().get("traceparent").and_then(|value| value.to_str().ok()).and_then(traceparent);
+        let traceparent = traceparent_of(request.metadata().as_ref()).map(ToOwned::to_owned);
         let message = request.into_inner();
         let mut violations = Violations::default();
         violations.check_rules("", &message)?;
@@ -112,7 +113,7 @@ impl Violations {
     /// # Errors
     ///
     /// [`Error::Internal`] if a rule of the proto can't be applied.
-    pub(super) fn check_rules(&mut self, at: &str, message: &(impl Message + Name)) -> Result<()> {
+    pub(super) fn check_rules(&mut self, at: &str, message: &impl Name) -> Result<()> {
         match pb::validate(message) {
             Ok(()) => Ok(()),
             Err(prost_protovalidate::Error::Validation(error)) => {
@@ -147,16 +148,34 @@ fn rule_violations(at: &str, error: &ValidationError) -> Vec<Violation> {
     };
     let violations = error.violations().iter();
     violations
-        .map(|violation| Violation {
-            field: join(violation.field_path()),
-            reason: violation.rule_id().to_uppercase().replace('.', "_"),
-            description: if violation.message().is_empty() { violation.rule_id().to_owned() } else { violation.message().to_owned() },
+        .map(|violation| {
+            let mut path = violation.field_path();
+            if violation.rule_id() == "message.oneof"
+                && let Some(first) = first_alternative(violation.message())
+            {
+                path = if path.is_empty() { first.to_owned() } else { format!("{path}.{first}") };
+            }
+            let told = if violation.message().is_empty() { violation.rule_id() } else { violation.message() };
+            Violation {
+                field: join(path),
+                reason: violation.rule_id().to_uppercase().replace('.', "_"),
+                description: told.to_owned(),
+            }
         })
         .collect()
 }
 
-/// A trace context of version 00 as it is; anything else is no trace (W3C Trace Context, section 3.2).
-fn traceparent(text: &str) -> Option<String> {
+/// The first field that a `oneof` rule of a message lists. The violation has the message's path and names the fields in
+/// its text alone: `one of id, email must be set` or `only one of id, email can be set`.
+fn first_alternative(text: &str) -> Option<&str> {
+    let (_, listed) = text.split_once("one of ")?;
+    listed.split([',', ' ']).next()
+}
+
+/// The trace that a call belongs to: a trace context of version 00 as it is; anything else is no trace (W3C Trace
+/// Context, section 3.2).
+pub(super) fn traceparent_of(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
     let parts: Vec<&str> = text.split('-').collect();
     let [version, trace, span, flags] = parts.as_slice() else { return None };
     let is_hex = |part: &str, length: usize| {
@@ -164,7 +183,7 @@ fn traceparent(text: &str) -> Option<String> {
     };
     let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
     let is_good = *version == "00" && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2) && !is_zero(trace) && !is_zero(span);
-    is_good.then(|| text.to_owned())
+    is_good.then_some(text)
 }
 
 /// Refuses a change that was made for another version of the resource; an empty etag isn't checked.

@@ -42,7 +42,19 @@ pub(super) fn parse_duration(field: &str, duration: Option<prost_types::Duration
     parsed
 }
 
+/// Refuses NUL, which PostgreSQL keeps in no text.
+pub(super) fn refuse_nul(field: &str, text: &str, violations: &mut Violations) {
+    if text.contains('\0') {
+        violations.add_if_new(field, "CONTROL_CHARACTER", "must not have the character U+0000");
+    }
+}
+
 /// The number of a wire enum's value, which is that of the domain's.
 pub(super) fn code(value: impl Into<i32>) -> i16 {
     i16::try_from(value.into()).unwrap_or(0)
+}
+
+/// Ids on the wire.
+pub(super) fn texts<I: ToString>(ids: &[I]) -> Vec<String> {
+    ids.iter().map(ToString::to_string).collect()
 }

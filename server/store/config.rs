@@ -57,6 +57,13 @@ impl PreparedWebhook {
 }
 
 impl WorkspaceConfig {
+    /// A config of a workspace without webhooks.
+    #[cfg(test)]
+    pub(crate) fn of(tags: Vec<Tag>, custom_fields: HashMap<String, FieldType>) -> Self {
+        let tags = tags.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
+        Self { version: 1, tags, webhooks: HashMap::new(), activated_by: HashMap::new(), custom_fields }
+    }
+
     /// A tag of the workspace.
     #[must_use]
     pub fn tag(&self, id: TagId) -> Option<&Arc<Tag>> {
@@ -109,6 +116,23 @@ impl ConfigCache {
             configs.clear();
         }
         configs.insert(workspace, Arc::clone(config));
+    }
+}
+
+impl Store {
+    /// The config of a workspace as it was a moment ago, for reads.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the workspace is gone; the database's.
+    pub async fn config(&self, workspace: WorkspaceId) -> Result<Arc<WorkspaceConfig>> {
+        let versions = versions(self.read(), &[workspace]).await?;
+        let (_, version) = versions.into_iter().next().ok_or_else(|| Error::not_found(workspace))?;
+        match self.0.configs.get(workspace, version) {
+            Some(config) => Ok(config),
+            // Not kept: without a gate its parts may be of different versions.
+            None => Ok(Arc::new(load(self.read(), self, workspace, version).await?)),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Contacts.
 
-use sea_orm::sea_query::{Condition, Expr, ExprTrait};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QueryResult,
-    QuerySelect,
+    QuerySelect, Select,
 };
 
 use super::bulk::Bulk;
@@ -67,13 +67,37 @@ pub async fn get(db: &impl ConnectionTrait, workspace: WorkspaceId, which: &Cont
 ///
 /// The database's.
 pub async fn find(db: &impl ConnectionTrait, workspace: WorkspaceId, which: &ContactRef) -> Result<Option<Contact>> {
+    query_one(workspace, which).one(db).await?.map(from_row).transpose()
+}
+
+/// As [`find`]; no other transaction changes or deletes the contact until this one is committed. To be called after the
+/// gate, if the transaction takes it.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn lock(tx: &Tx, workspace: WorkspaceId, which: &ContactRef) -> Result<Option<Contact>> {
+    query_one(workspace, which).lock_exclusive().one(tx.db()).await?.map(from_row).transpose()
+}
+
+/// As [`get`]; no other transaction deletes the contact until this one is committed. To be called after the gate, if the
+/// transaction takes it.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] if the workspace has none such; the database's.
+pub async fn pin(tx: &Tx, workspace: WorkspaceId, which: &ContactRef) -> Result<Contact> {
+    let query = query_one(workspace, which).lock(LockType::KeyShare);
+    query.one(tx.db()).await?.map(from_row).transpose()?.ok_or_else(|| which.not_found())
+}
+
+fn query_one(workspace: WorkspaceId, which: &ContactRef) -> Select<contact::Entity> {
     let query = contact::Entity::find().filter(contact::Column::WorkspaceId.eq(workspace.0));
-    let query = match which {
+    match which {
         ContactRef::Id(id) => query.filter(contact::Column::Id.eq(id.0)),
         ContactRef::Email(email) => query.filter(contact::Column::Email.eq(email.as_str())),
         ContactRef::Phone(phone) => query.filter(contact::Column::Phone.eq(phone.as_str())),
-    };
-    query.one(db).await?.map(from_row).transpose()
+    }
 }
 
 /// Contacts by reference, in one query for ids and one for addresses. Those that aren't there are missing. Tagging
@@ -232,6 +256,13 @@ async fn refuse_taken(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Res
         }
     }
     Ok(())
+}
+
+/// Whether a write failed since another transaction took the address or the number while it ran: run again, it sees who
+/// has it.
+#[must_use]
+pub fn is_lost_race(error: &Error) -> bool {
+    matches!(error, Error::AlreadyExists { resource: "contact", name, .. } if name.is_empty())
 }
 
 fn taken(field: &'static str, name: String) -> Error {

@@ -9,7 +9,7 @@ use super::Tx;
 use super::bulk::Bulk;
 use super::entity::{contact_tag, tag};
 use crate::domain::time::Micros;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{ContactId, TagId, WorkspaceId};
 
 /// A tag on a contact.
@@ -20,6 +20,9 @@ pub struct Assigned {
     /// Whether this transaction assigned it.
     pub is_new: bool,
 }
+
+/// How often assigning is tried again where another transaction removes the tag at the same moment.
+const MAX_TRIES: usize = 5;
 
 /// Assigns tags; what is held already stays as it is. Keys are distinct.
 ///
@@ -33,6 +36,23 @@ pub async fn assign(
     let mut rows = rows.to_vec();
     // In one order everywhere, so that two transactions wait for each other instead of locking up.
     rows.sort_unstable_by_key(|(_, contact, tag)| (*contact, *tag));
+    let mut assigned = HashMap::with_capacity(rows.len());
+    for _ in 0..MAX_TRIES {
+        assigned.extend(assign_once(tx, &rows).await?);
+        // What was neither inserted nor found was removed in between.
+        rows.retain(|(_, contact, tag)| !assigned.contains_key(&(*contact, *tag)));
+        if rows.is_empty() {
+            return Ok(assigned);
+        }
+    }
+    Err(Error::internal("tags are removed as fast as they are assigned"))
+}
+
+async fn assign_once(
+    tx: &Tx,
+    rows: &[(WorkspaceId, ContactId, TagId)],
+) -> Result<HashMap<(ContactId, TagId), Assigned>> {
+    let mut rows = rows.to_vec();
     let mut bulk = keys(tx, &rows).uuid("workspace_id", rows.iter().map(|(workspace, ..)| workspace.0));
     let now = bulk.param(tx.now().0);
     let inserted = bulk

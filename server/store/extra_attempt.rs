@@ -4,11 +4,12 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use uuid::Uuid;
 
 use super::Tx;
+use super::bulk::Bulk;
 use super::delivery::queue::leased_of;
 use super::delivery::LeasedDelivery;
-use crate::domain::delivery::Cause;
+use crate::domain::delivery::{Cause, Source};
 use crate::error::{Error, Result};
-use crate::ids::{DeliveryId, WebhookId, WorkspaceId, uuid_v7};
+use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
 
 /// Asks for one more attempt of a delivery, due now.
 ///
@@ -83,6 +84,45 @@ pub async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Drops the attempts that a webhook, or one of its events, owes; those in flight end by themselves.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget(tx: &Tx, webhook: WebhookId, event: Option<WebhookEventId>) -> Result<()> {
+    let of_event = if event.is_some() {
+        "AND EXISTS (SELECT 1 FROM deliveries d WHERE d.id = extra_attempts.delivery_id AND d.webhook_event_id = $2)"
+    } else {
+        ""
+    };
+    let sql = format!(
+        "DELETE FROM extra_attempts WHERE webhook_id = $1 \
+         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) {of_event}"
+    );
+    let values = [Some(webhook.0), event.map(|event| event.0)].into_iter().flatten().map(Into::into);
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(())
+}
+
+/// Gives up the leases that this server holds in the database and doesn't know of; they are claimed again.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn release_unknown(tx: &Tx, known: &[Uuid]) -> Result<()> {
+    let mut bulk = Bulk::new(tx.db()).uuid("known_id", known.iter().copied());
+    let owner = bulk.param(tx.store().local().server());
+    bulk.execute(tx.db(), |rows| {
+        format!(
+            "UPDATE extra_attempts SET lease_owner = NULL, lease_token = lease_token + 1 \
+             WHERE lease_owner = {owner} AND id NOT IN (SELECT known_id FROM {rows})"
+        )
+    })
+    .await?;
+    tx.announce_work();
+    Ok(())
+}
+
 /// Takes leased attempts out of the queue, without a lease: their webhook doesn't send.
 ///
 /// # Errors
@@ -94,5 +134,21 @@ pub async fn park(tx: &Tx, ids: &[Uuid]) -> Result<()> {
         let values = [(*id).into(), tx.store().local().server().into()];
         tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     }
+    Ok(())
+}
+
+/// Drops the attempts of a contact's deliveries, but of those that its deletion sets off. One in flight is left to its
+/// settlement.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn drop_of_contact(tx: &Tx, contact: ContactId) -> Result<()> {
+    let sql = format!(
+        "DELETE FROM extra_attempts WHERE lease_owner IS NULL \
+         AND delivery_id IN (SELECT id FROM deliveries WHERE contact_id = $1 AND source <> {})",
+        Source::ContactDeleted.code()
+    );
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [contact.0.into()])).await?;
     Ok(())
 }

@@ -4,7 +4,8 @@
 //! every settlement is guarded by the token, which each lease raises. Deliveries that this server has permits for are
 //! inserted already leased and handed over after the commit, so that the common case needs no claim.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
@@ -15,12 +16,45 @@ use super::config::PreparedWebhook;
 use super::delivery::LeasedDelivery;
 use crate::domain::time::Micros;
 use crate::error::Result;
-use crate::ids::DeliveryId;
 
 /// How often a server says that it lives.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
 /// The age of a heartbeat from which on the server counts as dead, and its leases as free.
 pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The right to send one delivery. While it lives, what it was given for is known to be in flight here.
+#[derive(Debug)]
+pub struct Permit {
+    _semaphore: OwnedSemaphorePermit,
+    in_flight: InFlight,
+    holds: Option<Uuid>,
+}
+
+/// The deliveries and extra attempts that this server has leased and knows of.
+type InFlight = Arc<Mutex<HashSet<Uuid>>>;
+
+impl Permit {
+    /// The permit for a delivery, or an extra attempt of one.
+    #[must_use]
+    pub fn hold(mut self, delivery: &LeasedDelivery) -> Self {
+        let id = delivery.extra_id.unwrap_or(delivery.id.0);
+        lock(&self.in_flight).insert(id);
+        self.holds = Some(id);
+        self
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(id) = self.holds {
+            lock(&self.in_flight).remove(&id);
+        }
+    }
+}
+
+fn lock(in_flight: &InFlight) -> MutexGuard<'_, HashSet<Uuid>> {
+    in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A delivery to send, and the permit to do so.
 #[derive(Debug)]
@@ -30,7 +64,7 @@ pub struct Job {
     /// The webhook as it was when the lease was taken.
     pub webhook: Arc<PreparedWebhook>,
     /// Given back when the job is settled.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
 }
 
 /// What reaches the dispatcher from transactions.
@@ -38,8 +72,8 @@ pub struct Job {
 pub enum Handover {
     /// A delivery that was committed and leased.
     Job(Box<Job>),
-    /// Deliveries that may have been committed with a lease of this server: the connection broke at the commit.
-    Suspects(Vec<DeliveryId>),
+    /// The connection broke at a commit: this server may hold leases that it doesn't know of.
+    LostCommit,
 }
 
 /// Deliveries leased by a transaction that isn't committed yet.
@@ -51,6 +85,7 @@ pub struct PendingJobs(Vec<Job>);
 pub struct LocalDispatch {
     server: Uuid,
     permits: Arc<Semaphore>,
+    in_flight: InFlight,
     queue: mpsc::UnboundedSender<Handover>,
 }
 
@@ -59,7 +94,7 @@ impl LocalDispatch {
     #[must_use]
     pub fn new(server: Uuid, permits: usize) -> (Self, mpsc::UnboundedReceiver<Handover>) {
         let (queue, receiver) = mpsc::unbounded_channel();
-        (Self { server, permits: Arc::new(Semaphore::new(permits)), queue }, receiver)
+        (Self { server, permits: Arc::new(Semaphore::new(permits)), in_flight: InFlight::default(), queue }, receiver)
     }
 
     /// This server's incarnation, the owner of its leases.
@@ -70,13 +105,23 @@ impl LocalDispatch {
 
     /// A permit, if one is free and the dispatcher takes work.
     #[must_use]
-    pub fn try_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok()
+    pub fn try_permit(&self) -> Option<Permit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok().map(|permit| self.wrap(permit))
     }
 
     /// Waits until a permit is free; `None` when the dispatcher takes no more work.
-    pub async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.permits).acquire_owned().await.ok()
+    pub async fn permit(&self) -> Option<Permit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok().map(|permit| self.wrap(permit))
+    }
+
+    fn wrap(&self, semaphore: OwnedSemaphorePermit) -> Permit {
+        Permit { _semaphore: semaphore, in_flight: Arc::clone(&self.in_flight), holds: None }
+    }
+
+    /// The ids of all that is in flight here, and of what transactions that aren't committed yet have leased.
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<Uuid> {
+        lock(&self.in_flight).iter().copied().collect()
     }
 
     /// Takes no more work: new deliveries are inserted without a lease.
@@ -91,11 +136,9 @@ impl LocalDispatch {
         }
     }
 
-    pub(super) fn suspect(&self, jobs: PendingJobs) {
-        let ids: Vec<DeliveryId> = jobs.0.iter().map(|job| job.delivery.id).collect();
-        if !ids.is_empty() {
-            let _ = self.queue.send(Handover::Suspects(ids));
-        }
+    /// Says that a commit's result is unknown.
+    pub fn lost_commit(&self) {
+        let _ = self.queue.send(Handover::LostCommit);
     }
 }
 

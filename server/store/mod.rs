@@ -310,8 +310,9 @@ impl TxShared {
             }
             Err(error) if is_contention(&error) => Err(Failure::Contention(error)),
             Err(error) => {
-                // It may have been committed. Deliveries that were leased here must not be stranded then.
-                store.0.local.suspect(effects.jobs);
+                // It may have been committed. Deliveries that were leased by it must not be stranded then.
+                drop(effects.jobs);
+                store.0.local.lost_commit();
                 Err(Failure::CommitUnknown(error))
             }
         }

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, Statement};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::bulk::Bulk;
@@ -89,6 +90,7 @@ impl Store {
         A: Fn(Tx, String) -> AF,
         AF: Future<Output = Result<T>>,
     {
+        tx.lock_request(key).await?;
         let keys = [key];
         if let Some(remembered) = find(tx.db(), &keys).await?.into_iter().next().flatten() {
             return again(tx, key.answer_of(&remembered)?).await;
@@ -96,6 +98,24 @@ impl Store {
         let (value, answer) = make(tx.share()).await?;
         remember(&tx, &[(key, answer)]).await?;
         Ok(value)
+    }
+}
+
+impl Tx {
+    /// Makes a request wait for its double, whose answer it then finds. SQLite has one writer.
+    async fn lock_request(&self, key: &RequestKey) -> Result<()> {
+        if self.store().is_sqlite() {
+            return Ok(());
+        }
+        let mut hash = Sha256::new_with_prefix(key.workspace.as_bytes());
+        hash.update(key.method);
+        hash.update(&key.request_id);
+        let digest: [u8; 32] = hash.finalize().into();
+        let lock = digest.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
+        let sql = "SELECT pg_advisory_xact_lock($1)";
+        let statement = Statement::from_sql_and_values(self.db().get_database_backend(), sql, [lock.into()]);
+        self.db().execute_raw(statement).await?;
+        Ok(())
     }
 }
 

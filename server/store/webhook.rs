@@ -175,9 +175,15 @@ pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Rea
     if result.rows_affected == 0 {
         return Ok(());
     }
+    report_state(tx, workspace, id, Kind::WebhookDisabled, reason);
+    tx.config_changed(workspace).await
+}
+
+/// Reports that a webhook's state has changed.
+pub fn report_state(tx: &Tx, workspace: WorkspaceId, id: WebhookId, kind: Kind, reason: Reason) {
     tx.report(Outcome {
         workspace_id: workspace,
-        kind: Kind::WebhookDisabled,
+        kind,
         reason,
         recorded: tx.now(),
         webhook_id: id,
@@ -185,7 +191,6 @@ pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Rea
         attempt: None,
         next_attempt: None,
     });
-    tx.config_changed(workspace).await
 }
 
 /// Deletes a webhook's rows; its deliveries are the caller's to end.

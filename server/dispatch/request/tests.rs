@@ -21,10 +21,7 @@ fn webhook(url: &str, headers: &[(&str, &str, bool)], secrets: &[&str]) -> Prepa
         value: (*value).to_owned(),
         sensitive: *sensitive,
     };
-    let secret = |text: &&str| WebhookSecret {
-        secret: SigningSecret::parse(text).unwrap(),
-        created: NOW,
-    };
+    let secret = |text: &&str| WebhookSecret { secret: SigningSecret::parse(text).unwrap(), created: NOW };
     let definition = Definition {
         url: url.to_owned(),
         activation_tag_ids: Vec::new(),
@@ -79,11 +76,7 @@ fn attempt(prepared: &PreparedWebhook, snapshot: &Snapshot, now: Micros, tracepa
 #[track_caller]
 fn check(request: &OutboundRequest, line: &str, headers: &[(&str, &str)], body: &str) {
     assert_eq!(format!("{} {}", request.method, request.url), line);
-    let actual: Vec<_> = request
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-        .collect();
+    let actual: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     assert_eq!(actual, headers);
     assert_eq!(std::str::from_utf8(&request.body), Ok(body));
     assert_eq!(request.deadline, Duration::from_secs(7));
@@ -112,11 +105,7 @@ fn a_form_is_signed_with_every_secret_and_continues_the_trace() {
         ],
         "email=ada%40example.com&first_name=Zo%C3%AB+L&note=",
     );
-    let sensitive: Vec<_> = request
-        .headers
-        .iter()
-        .filter(|(_, value)| value.is_sensitive())
-        .collect();
+    let sensitive: Vec<_> = request.headers.iter().filter(|(_, value)| value.is_sensitive()).collect();
     assert_eq!(sensitive.len(), 1);
     assert!(!format!("{request:?}").contains("Bearer t"));
 }
@@ -173,10 +162,7 @@ fn each_attempt_has_its_own_span_and_what_is_no_trace_is_left_out() {
         header.map(|(_, value)| value.to_str().unwrap().to_owned())
     };
     let next = traceparent(Micros(NOW.0 + 1), PARENT);
-    assert_eq!(
-        next.as_deref(),
-        Some("00-0af7651916cd43dd8448eb211c80319c-38ee111ba48f677a-01")
-    );
+    assert_eq!(next.as_deref(), Some("00-0af7651916cd43dd8448eb211c80319c-38ee111ba48f677a-01"));
     for parent in ["", "00", "00-0af7651916cd43dd8448eb211c80319c-b7ad"] {
         assert_eq!(traceparent(NOW, parent), None, "{parent:?}");
     }
@@ -187,38 +173,19 @@ fn what_can_not_be_built_says_why() {
     let cases = [
         ("https://x.example/__city__", "", ErrorClass::Template, "\"city\""),
         ("https://x.example/__email__", "..", ErrorClass::UnsafePath, "segment"),
-        (
-            "https://x.example/__email__",
-            &"x".repeat(8_000),
-            ErrorClass::RequestTooLarge,
-            "8000 bytes",
-        ),
+        ("https://x.example/__email__", &"x".repeat(8_000), ErrorClass::RequestTooLarge, "8000 bytes"),
     ];
     for (url, email, class, text) in cases {
         let mut snapshot = snapshot(Method::Get, Encoding::Form);
         snapshot.parameters[0].value = Some(email.to_owned());
-        let error = build(
-            &webhook(url, &[], &[ASCENDING]),
-            &snapshot,
-            ID.parse().unwrap(),
-            NOW,
-            NOW,
-            None,
-        )
-        .unwrap_err();
+        let error =
+            build(&webhook(url, &[], &[ASCENDING]), &snapshot, ID.parse().unwrap(), NOW, NOW, None).unwrap_err();
         assert_eq!(error.class(), class);
         assert!(error.to_string().contains(text), "{error}");
     }
     let prepared = webhook("https://x.example/", &[("x", "a\nb", false)], &[ASCENDING]);
-    let error = build(
-        &prepared,
-        &snapshot(Method::Get, Encoding::Form),
-        ID.parse().unwrap(),
-        NOW,
-        NOW,
-        None,
-    )
-    .unwrap_err();
+    let error =
+        build(&prepared, &snapshot(Method::Get, Encoding::Form), ID.parse().unwrap(), NOW, NOW, None).unwrap_err();
     assert_eq!(
         (error.class(), error.to_string().as_str()),
         (ErrorClass::RequestInvalid, "the header `x` can't be sent")

@@ -357,11 +357,11 @@ fn the_email_is_there_though_empty() {
 }
 
 #[track_caller]
-fn check_problems(parameters: Vec<ParameterDefinition>, expected: &[(Option<usize>, DefinitionProblem)]) {
+fn check_problems(parameters: Vec<ParameterDefinition>, expected: &[(Place, DefinitionProblem)]) {
     let errors = definition(parameters).problems(&|key| field_type(key).is_some());
     let found: Vec<_> = errors
         .into_iter()
-        .map(|error| (error.parameter, error.problem))
+        .map(|error| (error.place, error.problem))
         .collect();
     assert_eq!(found, expected);
 }
@@ -374,6 +374,7 @@ fn reports_all_problems_of_a_definition() {
         vec![
             defined(&"n".repeat(255), field("age"), None),
             defined("größe 😀", text("\n"), None),
+            defined("a\0\nb", text(&"x".repeat(4_096)), None),
         ],
         &[],
     );
@@ -381,27 +382,26 @@ fn reports_all_problems_of_a_definition() {
         vec![
             defined("", field("age"), None),
             defined(&"n".repeat(256), field("gone"), None),
-            defined("a\nb", text("\0"), None),
-            defined("mail", text(&"x".repeat(65_537)), None),
-            defined("Mail", text(&"x".repeat(65_536)), Some(("\0", DefaultMode::Fixed))),
+            defined("a", text("\0"), None),
+            defined("mail", text(&"x".repeat(4_097)), None),
+            defined("Mail", text("x"), Some(("\0", DefaultMode::Fixed))),
             defined("Mail", field("age"), None),
         ],
         &[
-            (Some(0), Problem::NameLength { bytes: 0 }),
-            (Some(1), Problem::NameLength { bytes: 256 }),
-            (Some(1), Problem::UnknownField),
-            (Some(2), Problem::NameCharacter),
-            (Some(2), Problem::ValueCharacter),
-            (Some(3), Problem::NameTaken),
-            (Some(3), Problem::ValueLength { bytes: 65_537 }),
-            (Some(4), Problem::ValueCharacter),
-            (Some(5), Problem::NameTaken),
+            (Place::Name(0), Problem::NameLength { bytes: 0 }),
+            (Place::Name(1), Problem::NameLength { bytes: 256 }),
+            (Place::Source(1), Problem::UnknownField),
+            (Place::Source(2), Problem::ValueCharacter),
+            (Place::Name(3), Problem::NameTaken),
+            (Place::Source(3), Problem::ValueLength { bytes: 4_097 }),
+            (Place::Default(4), Problem::ValueCharacter),
+            (Place::Name(5), Problem::NameTaken),
         ],
     );
     let many = (0..101)
         .map(|index| defined(&index.to_string(), field("age"), None))
         .collect();
-    check_problems(many, &[(None, Problem::TooManyParameters { count: 101 })]);
+    check_problems(many, &[(Place::Parameters, Problem::TooManyParameters { count: 101 })]);
 }
 
 #[test]

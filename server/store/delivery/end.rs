@@ -35,13 +35,16 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
         Which::Event(id) => ("webhook_event_id", id.0),
         Which::Contact(id) => ("contact_id", id.0),
     };
+    // The values of a contact that was deleted live as long as the delivery.
+    let deletion = Source::ContactDeleted.code();
     // The index on (webhook_id, id) serves the first two; a webhook event is rarely removed.
     let kept = match which {
-        Which::Contact(_) => format!(" AND source <> {}", Source::ContactDeleted.code()),
+        Which::Contact(_) => format!(" AND source <> {deletion}"),
         Which::Delivery(_) | Which::Webhook(_) | Which::Event(_) => String::new(),
     };
     let sql = format!(
-        "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5 \
+        "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5, \
+         snapshot = CASE WHEN source = {deletion} THEN NULL ELSE snapshot END, erased = erased OR source = {deletion} \
          WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){kept} \
          RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids"
     );
@@ -49,13 +52,17 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
         vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
     let rows = tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     for row in &rows {
+        let reference = reference_of(row)?;
+        if reference.source == Source::ContactDeleted {
+            erase_attempts(tx, reference.id).await?;
+        }
         tx.report(Outcome {
             workspace_id: workspace,
             kind: if state == State::Skipped { Kind::Skipped } else { Kind::Cancelled },
             reason,
             recorded: tx.now(),
             webhook_id: WebhookId(row.try_get("", "webhook_id")?),
-            delivery: Some(reference_of(row)?),
+            delivery: Some(reference),
             attempt: None,
             next_attempt: None,
         });

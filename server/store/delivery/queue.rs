@@ -101,7 +101,7 @@ pub async fn insert(tx: &Tx, deliveries: &[NewDelivery]) -> Result<()> {
 /// # Errors
 ///
 /// The database's.
-pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<(WebhookEventId, ContactId, DeliveryId)>> {
+pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<Deferral>> {
     let mut sorted = deliveries.to_vec();
     sorted.sort_unstable_by_key(|delivery| (delivery.reference.webhook_event_id, delivery.reference.contact_id));
     let (rows, now) = rows(tx, &sorted);
@@ -111,12 +111,12 @@ pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<
                 "{} ON CONFLICT (webhook_event_id, contact_id) WHERE state = {DEFERRED} DO UPDATE SET \
                  tag_ids = excluded.tag_ids, trigger_us = excluded.trigger_us, \
                  coalesced_count = deliveries.coalesced_count + excluded.coalesced_count + 1 \
-                 RETURNING webhook_event_id, contact_id, id",
+                 RETURNING webhook_event_id, contact_id, id, due_us",
                 insert_sql(rows, &now)
             )
         })
         .await?;
-    stored.iter().map(deferred_key).collect()
+    stored.iter().map(deferral_of).collect()
 }
 
 /// A later trigger for a deferral.
@@ -132,12 +132,25 @@ pub struct Coalesced {
     pub count: u32,
 }
 
+/// A deferral that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// Whose it is.
+    pub webhook_event_id: WebhookEventId,
+    /// Whose it is.
+    pub contact_id: ContactId,
+    /// Its delivery.
+    pub id: DeliveryId,
+    /// The end of its window.
+    pub due: Micros,
+}
+
 /// Lets deferrals that wait take in later triggers; answers with those that did.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<(WebhookEventId, ContactId, DeliveryId)>> {
+pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<Deferral>> {
     if triggers.is_empty() {
         return Ok(Vec::new());
     }
@@ -155,19 +168,20 @@ pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<(WebhookEve
                 "UPDATE deliveries SET tag_ids = r.tag_ids, trigger_us = {now}, coalesced_count = coalesced_count + r.taken_in \
                  FROM {rows} WHERE deliveries.webhook_event_id = r.webhook_event_id AND deliveries.contact_id = r.contact_id \
                  AND deliveries.state = {DEFERRED} \
-                 RETURNING deliveries.webhook_event_id, deliveries.contact_id, deliveries.id"
+                 RETURNING deliveries.webhook_event_id, deliveries.contact_id, deliveries.id, deliveries.due_us"
             )
         })
         .await?;
-    rows.iter().map(deferred_key).collect()
+    rows.iter().map(deferral_of).collect()
 }
 
-fn deferred_key(row: &QueryResult) -> Result<(WebhookEventId, ContactId, DeliveryId)> {
-    Ok((
-        WebhookEventId(row.try_get("", "webhook_event_id")?),
-        ContactId(row.try_get("", "contact_id")?),
-        DeliveryId(row.try_get("", "id")?),
-    ))
+fn deferral_of(row: &QueryResult) -> Result<Deferral> {
+    Ok(Deferral {
+        webhook_event_id: WebhookEventId(row.try_get("", "webhook_event_id")?),
+        contact_id: ContactId(row.try_get("", "contact_id")?),
+        id: DeliveryId(row.try_get("", "id")?),
+        due: Micros(row.try_get("", "due_us")?),
+    })
 }
 
 fn rows(tx: &Tx, deliveries: &[NewDelivery]) -> (Bulk, String) {
@@ -241,20 +255,21 @@ pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
     Ok(leased)
 }
 
-/// Deliveries among `ids` that were committed with a lease of this server and first token: what became of those whose
-/// commit was unknown.
+/// Leases anew what this server holds in the database and doesn't know of: `known` is all that it does. A commit whose
+/// result was unknown leaves such leases behind.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn recover(tx: &Tx, ids: &[DeliveryId]) -> Result<Vec<LeasedDelivery>> {
-    let mut bulk = Bulk::new(tx.db()).uuid("wanted", ids.iter().map(|id| id.0));
-    let owner = bulk.param(tx.store().local().server());
+pub async fn reclaim(tx: &Tx, known: &[Uuid]) -> Result<Vec<LeasedDelivery>> {
+    let mut bulk = Bulk::new(tx.db()).uuid("known_id", known.iter().copied());
+    let (now, owner) = (bulk.param(tx.now().0), bulk.param(tx.store().local().server()));
     let rows = bulk
         .query(tx.db(), |rows| {
             format!(
-                "SELECT {LEASED} FROM {rows} JOIN deliveries ON deliveries.id = r.wanted \
-                 WHERE lease_owner = {owner} AND lease_token = {FIRST_TOKEN} AND state = {WAITING}"
+                "UPDATE deliveries SET lease_token = lease_token + 1 WHERE state IN ({DEFERRED}, {WAITING}) \
+                 AND parked = FALSE AND due_us <= {now} AND lease_owner = {owner} \
+                 AND id NOT IN (SELECT known_id FROM {rows}) RETURNING {LEASED}"
             )
         })
         .await?;

@@ -95,19 +95,20 @@ async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMa
 
 /// The lease was lost, or the delivery became final while the attempt was in flight.
 async fn settle_missed(tx: &Tx, settlement: &Settlement) -> Result<()> {
-    let sql = "UPDATE deliveries SET attempt_count = attempt_count + 1 WHERE id = $1 RETURNING attempt_count, erased, lease_token";
-    let Some(row) = one(tx, sql, vec![settlement.reference.id.0.into()]).await? else {
+    if is_recorded(tx, settlement).await? {
+        return Ok(());
+    }
+    let Some((settled, token)) = count_attempt(tx, settlement).await? else {
         // The delivery's row is gone, and with it whom to tell.
         return Ok(());
     };
-    let settled = settled_of(&row)?;
-    if row.try_get::<i64>("", "lease_token")? != settlement.lease_token {
-        let mut lost = settlement.clone();
-        lost.attempt.lease_lost = true;
-        return report_as(tx, &lost, Kind::AttemptFailed, &settled, None).await;
+    if token != settlement.lease_token {
+        return report_lost(tx, settlement, &settled).await;
     }
-    count_success(tx, settlement).await?;
-    report_beside(tx, settlement, &settled).await
+    // The lease ends with its attempt, also where the state is another's decision.
+    let sql = "UPDATE deliveries SET lease_owner = NULL WHERE id = $1 AND lease_token = $2";
+    execute(tx, sql, vec![settlement.reference.id.0.into(), token.into()]).await?;
+    report_beside(tx, settlement, settled).await
 }
 
 /// An attempt beside the schedule: a success makes the delivery DELIVERED, a failure changes nothing.
@@ -116,32 +117,59 @@ async fn settle_extra(tx: &Tx, settlement: &Settlement) -> Result<()> {
     let owner = tx.store().local().server();
     let values = vec![settlement.extra_id.into(), owner.into(), settlement.lease_token.into()];
     let is_lost = one(tx, sql, values).await?.is_none();
-    let sql = "UPDATE deliveries SET attempt_count = attempt_count + 1 WHERE id = $1 RETURNING attempt_count, erased";
-    let Some(row) = one(tx, sql, vec![settlement.reference.id.0.into()]).await? else { return Ok(()) };
-    let settled = settled_of(&row)?;
-    if is_lost {
-        let mut lost = settlement.clone();
-        lost.attempt.lease_lost = true;
-        return report_as(tx, &lost, Kind::AttemptFailed, &settled, None).await;
+    if is_lost && is_recorded(tx, settlement).await? {
+        return Ok(());
     }
-    count_success(tx, settlement).await?;
-    report_beside(tx, settlement, &settled).await
+    let Some((settled, _)) = count_attempt(tx, settlement).await? else { return Ok(()) };
+    if is_lost {
+        return report_lost(tx, settlement, &settled).await;
+    }
+    report_beside(tx, settlement, settled).await
+}
+
+/// Whether the attempt was written before: by a transaction whose commit was unknown, and is.
+async fn is_recorded(tx: &Tx, settlement: &Settlement) -> Result<bool> {
+    let sql = "SELECT 1 AS found FROM outcomes WHERE delivery_id = $1 AND started_us = $2 AND cause = $3 AND attempt_number IS NOT NULL";
+    let attempt = &settlement.attempt;
+    let values = vec![settlement.reference.id.0.into(), attempt.started.0.into(), attempt.cause.code().into()];
+    Ok(one(tx, sql, values).await?.is_some())
+}
+
+/// Counts an attempt that the schedule doesn't; answers with the lease's token as well.
+async fn count_attempt(tx: &Tx, settlement: &Settlement) -> Result<Option<(Settled, i64)>> {
+    let sql = "UPDATE deliveries SET attempt_count = attempt_count + 1 WHERE id = $1 \
+               RETURNING attempt_count, erased, lease_token";
+    let row = one(tx, sql, vec![settlement.reference.id.0.into()]).await?;
+    row.map(|row| Ok((settled_of(&row)?, row.try_get("", "lease_token")?))).transpose()
 }
 
 /// A request that the endpoint accepted is delivered, whatever was decided meanwhile.
 async fn count_success(tx: &Tx, settlement: &Settlement) -> Result<()> {
-    if settlement.next == Next::Delivered {
-        let sql = "UPDATE deliveries SET state = $2, reason = 0, due_us = NULL, finished_us = COALESCE(finished_us, $3) \
-                   WHERE id = $1";
-        let values = vec![settlement.reference.id.0.into(), State::Delivered.code().into(), tx.now().0.into()];
-        tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
-    }
-    Ok(())
+    let deletion = Source::ContactDeleted.code();
+    let sql = format!(
+        "UPDATE deliveries SET state = $2, reason = 0, due_us = NULL, parked = FALSE, \
+         finished_us = COALESCE(finished_us, $3), \
+         snapshot = CASE WHEN source = {deletion} THEN NULL ELSE snapshot END, erased = erased OR source = {deletion} \
+         WHERE id = $1"
+    );
+    let values = vec![settlement.reference.id.0.into(), State::Delivered.code().into(), tx.now().0.into()];
+    execute(tx, &sql, values).await
 }
 
-async fn report_beside(tx: &Tx, settlement: &Settlement, settled: &Settled) -> Result<()> {
-    let kind = if settlement.next == Next::Delivered { Kind::Delivered } else { Kind::AttemptFailed };
-    report_as(tx, settlement, kind, settled, None).await
+async fn report_lost(tx: &Tx, settlement: &Settlement, settled: &Settled) -> Result<()> {
+    let mut lost = settlement.clone();
+    lost.attempt.lease_lost = true;
+    report_as(tx, &lost, Kind::AttemptFailed, settled, None).await
+}
+
+/// Reports an attempt that the schedule doesn't count.
+async fn report_beside(tx: &Tx, settlement: &Settlement, mut settled: Settled) -> Result<()> {
+    if settlement.next != Next::Delivered {
+        return report_as(tx, settlement, Kind::AttemptFailed, &settled, None).await;
+    }
+    count_success(tx, settlement).await?;
+    settled.is_erased |= settlement.reference.source == Source::ContactDeleted;
+    report_as(tx, settlement, Kind::Delivered, &settled, None).await
 }
 
 async fn report(tx: &Tx, settlement: &Settlement, next: Next, settled: &Settled) -> Result<()> {
@@ -179,4 +207,9 @@ fn settled_of(row: &sea_orm::QueryResult) -> Result<Settled> {
 async fn one(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<Option<sea_orm::QueryResult>> {
     let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
     Ok(tx.db().query_one_raw(statement).await?)
+}
+
+async fn execute(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<()> {
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(())
 }

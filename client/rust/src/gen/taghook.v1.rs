@@ -113,7 +113,8 @@ pub enum DeliveryReason {
     ScheduleExhausted = 9,
     /// DELIVERY_REASON_TEMPLATE: the URL has a placeholder that the delivery's values lack. Final.
     Template = 10,
-    /// DELIVERY_REASON_REQUEST_TOO_LARGE: the rendered URL is over 8,000 bytes. Final.
+    /// DELIVERY_REASON_REQUEST_TOO_LARGE: the rendered URL is over 8,000 bytes, or the body over 4 MiB.
+    /// Final.
     RequestTooLarge = 11,
     /// DELIVERY_REASON_UNSAFE_PATH: a value would make a path segment `.` or `..`. Final.
     UnsafePath = 12,
@@ -1163,18 +1164,19 @@ pub struct WebhookEvent {
     /// method is the HTTP method. Default: METHOD_POST.
     #[prost(enumeration = "webhook_event::Method", tag = "2")]
     pub method: i32,
-    /// encoding is how a POST body is written; GET takes none. Default: ENCODING_FORM.
+    /// encoding is how a POST body is written; it is ignored for GET, which has none. Default:
+    /// ENCODING_FORM.
     #[prost(enumeration = "webhook_event::Encoding", tag = "3")]
     pub encoding: i32,
-    /// email_parameter_name is the name under which the e-mail is sent, first and always: 1 to 255 bytes.
-    /// Default: `email`.
+    /// email_parameter_name is the name under which the e-mail is sent, first and always, though empty
+    /// for a contact that has none: 1 to 255 bytes. Default: `email`.
     #[prost(string, tag = "4")]
     pub email_parameter_name: ::prost::alloc::string::String,
     /// parameters are the further values, in their order: up to 100. Default: none.
     #[prost(message, repeated, tag = "5")]
     pub parameters: ::prost::alloc::vec::Vec<webhook_event::Parameter>,
-    /// event_type is the `type` of ENCODING_STANDARD_WEBHOOKS bodies: up to 100 bytes.
-    /// Default: `contact.tagged`.
+    /// event_type is the `type` of ENCODING_STANDARD_WEBHOOKS bodies: up to 100 bytes without control
+    /// characters. Default: `contact.tagged`.
     #[prost(string, tag = "6")]
     pub event_type: ::prost::alloc::string::String,
 }
@@ -1184,7 +1186,8 @@ pub mod webhook_event {
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Parameter {
         /// name is any UTF-8, unique in the webhook event, where email_parameter_name counts too: 1 to 255
-        /// bytes. Required.
+        /// bytes. It is encoded where it is sent. Only a name of ASCII letters and digits with single `_` or
+        /// `-` between them can stand in the URL, as the placeholder `__name__`. Required.
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
         /// default_value fills or replaces the source's value. Default: none.
@@ -1199,10 +1202,11 @@ pub mod webhook_event {
         /// source is where the value comes from. Required.
         #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
         pub enum Source {
-            /// contact_field is a field's key (FieldService.ListFields): 1 to 63 bytes.
+            /// contact_field is a field's key (FieldService.ListFields): 1 to 63 bytes. `phone` falls back to
+            /// `Contact.phone` when the contact has no value of that field.
             #[prost(string, tag = "2")]
             ContactField(::prost::alloc::string::String),
-            /// static_value is sent as it is: up to 65,536 bytes.
+            /// static_value is sent as it is: up to 4,096 bytes without NUL.
             #[prost(string, tag = "3")]
             StaticValue(::prost::alloc::string::String),
             /// system_value is something that the system knows; SYSTEM_VALUE_UNSPECIFIED is refused.
@@ -1223,7 +1227,7 @@ pub mod webhook_event {
     /// DefaultValue fills or replaces a value.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct DefaultValue {
-        /// value is the text: up to 65,536 bytes.
+        /// value is the text: up to 4,096 bytes without NUL. Default: empty.
         #[prost(string, tag = "1")]
         pub value: ::prost::alloc::string::String,
         /// mode is when it is used. Default: MODE_FALLBACK.
@@ -1805,7 +1809,8 @@ pub mod attempt {
         EgressDenied = 11,
         /// ERROR_CLASS_TEMPLATE: a placeholder has no value. Final.
         Template = 12,
-        /// ERROR_CLASS_REQUEST_TOO_LARGE: the rendered URL is over 8,000 bytes. Final.
+        /// ERROR_CLASS_REQUEST_TOO_LARGE: the rendered URL is over 8,000 bytes, or the body over 4 MiB.
+        /// Final.
         RequestTooLarge = 13,
         /// ERROR_CLASS_UNSAFE_PATH: a value would make a path segment `.` or `..`. Final.
         UnsafePath = 14,
@@ -3053,7 +3058,9 @@ pub struct Field {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// key names the field in `Contact.values`, in masks and in webhook parameters: a lower-case letter,
-    /// then up to 62 lower-case letters, digits and underscores. Required, immutable.
+    /// then up to 62 lower-case letters, digits and underscores, without `__` inside and without `_` at
+    /// the end, so that every key can be a placeholder. Refused are the keys of standard fields and `id`,
+    /// `contact_id`, `email`, `status`, `tags`, `create_time` and `update_time`. Required, immutable.
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
     /// display_name is for people: up to 100 characters. Default: the key.
@@ -3103,7 +3110,7 @@ pub mod field {
         Integer = 4,
         /// TYPE_DECIMAL is an exact decimal number with up to 28 digits, as `1234.50`.
         Decimal = 5,
-        /// TYPE_URL is an absolute URL, up to 2,048 bytes.
+        /// TYPE_URL is an absolute http or https URL, up to 2,048 bytes.
         Url = 6,
         /// TYPE_DATE is a day, as `2026-01-31`.
         Date = 7,
@@ -4075,7 +4082,8 @@ pub struct Webhook {
     /// id is `wh_` and 26 characters, assigned by the server.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// name is for people: 1 to 100 characters; two webhooks may have the same. Required.
+    /// name is for people: 1 to 100 characters, none of them a control character; two webhooks may have
+    /// the same. Required.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
     /// state is whether the webhook sends.
@@ -4087,8 +4095,11 @@ pub struct Webhook {
     /// state_time is since when it is in its state.
     #[prost(message, optional, tag = "5")]
     pub state_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// url is where requests go: http or https, up to 4,096 bytes. `__name__` in path or query stands for
-    /// the value of the parameter with that name. Required.
+    /// url is where requests go: http or https, without user name, password and fragment, up to 4,096
+    /// bytes. `__name__` in path or query stands for the value of the parameter with that name, which
+    /// every webhook event must have; a literal `__` is written `%5F%5F`. Whether the server may call the
+    /// host is checked as far as it can be without resolving its name, and again at each attempt.
+    /// Required.
     #[prost(string, tag = "6")]
     pub url: ::prost::alloc::string::String,
     /// activation_tag_ids are the tags that set it off: up to 20 different ones. Default: none; then only
@@ -4115,8 +4126,10 @@ pub struct Webhook {
     #[prost(message, repeated, tag = "12")]
     pub events: ::prost::alloc::vec::Vec<WebhookEvent>,
     /// headers are sent with each request: up to 20 with different names, whatever their case. Refused
-    /// are hop-by-hop headers (RFC 9110, 7.6.1), `proxy-*`, `host`, `content-length`, `content-type`,
-    /// `user-agent`, `traceparent`, `tracestate` and `webhook-*`. Default: none.
+    /// are `webhook-*`, `proxy-*`, those of one connection (RFC 9110, 7.6.1: `connection`, `keep-alive`,
+    /// `te`, `trailer`, `transfer-encoding`, `upgrade`, `http2-settings`), `host`, `expect`,
+    /// `content-length`, `content-type`, `content-encoding`, `user-agent`, `traceparent` and
+    /// `tracestate`. Default: none.
     #[prost(message, repeated, tag = "13")]
     pub headers: ::prost::alloc::vec::Vec<webhook::Header>,
     /// timeout is the one deadline of an attempt, from connecting to the end of the response body: 1 to
@@ -4142,11 +4155,11 @@ pub mod webhook {
     /// Header is an HTTP header of the requests.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Header {
-        /// name is a token of RFC 9110, sent in lower case: up to 100 bytes. Required.
+        /// name is a token of RFC 9110, kept and sent in lower case: up to 100 bytes. Required.
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
-        /// value is visible ASCII, spaces and tabs: up to 4,096 bytes. Never returned when `sensitive`.
-        /// Default: empty.
+        /// value is visible ASCII, spaces and tabs, these neither first nor last: up to 4,096 bytes. Never
+        /// returned when `sensitive`. Default: empty.
         #[prost(string, tag = "2")]
         pub value: ::prost::alloc::string::String,
         /// sensitive keeps the value from being read again, as for credentials. An update that gives a
@@ -4583,17 +4596,19 @@ pub struct RenderedRequest {
     /// method is the HTTP method.
     #[prost(enumeration = "webhook_event::Method", tag = "2")]
     pub method: i32,
-    /// url is the URL with its values; empty when `reason` is set.
+    /// url is the URL with its values.
     #[prost(string, tag = "3")]
     pub url: ::prost::alloc::string::String,
-    /// headers are the headers, sensitive values left out; those of the signature are examples.
+    /// headers are the headers, sensitive values left out. `webhook-id`, `webhook-timestamp` and
+    /// `webhook-signature` are examples: the signature is made with a made-up secret, so that a preview
+    /// can't be passed off as a delivery.
     #[prost(message, repeated, tag = "4")]
     pub headers: ::prost::alloc::vec::Vec<webhook::Header>,
     /// body is the body, byte for byte: every encoding is UTF-8. Empty for GET.
     #[prost(string, tag = "5")]
     pub body: ::prost::alloc::string::String,
     /// reason is why the request can't be sent with these values: a template, unsafe path or size
-    /// problem. Unset when it can.
+    /// problem; url, headers and body are empty then. Unset when it can.
     #[prost(enumeration = "DeliveryReason", tag = "6")]
     pub reason: i32,
 }
@@ -4851,7 +4866,7 @@ pub mod webhook_service_client {
             self
         }
         /// CreateWebhook creates an active webhook with a secret of its own (GetWebhookSecret).
-        /// ALREADY_EXISTS when the name is taken.
+        /// RESOURCE_EXHAUSTED (LIMIT_REACHED) when the workspace has 1,000.
         pub async fn create_webhook(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateWebhookRequest>,
@@ -4922,7 +4937,8 @@ pub mod webhook_service_client {
         }
         /// UpdateWebhook changes the fields named by the mask. URL, headers and timeout count at once, also
         /// for deliveries that wait; method, encoding and parameters for triggers from now on. The cooldown
-        /// that counts is the present one, also for windows that are open.
+        /// that counts is the present one, also for windows that are open. The webhook is checked as a whole:
+        /// a change of `events` alone is refused when the URL has a placeholder that they don't fill.
         pub async fn update_webhook(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateWebhookRequest>,
@@ -4967,8 +4983,8 @@ pub mod webhook_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// PauseWebhook holds the webhook's waiting deliveries; new triggers are skipped and recorded. Once
-        /// it has answered, nothing but attempts already in flight goes out, on any server. Pausing a paused
-        /// webhook changes nothing.
+        /// it has answered, nothing but attempts already in flight goes out, on any server. Pausing a webhook
+        /// that is paused or disabled changes nothing: a disabled one stays disabled, and says why.
         pub async fn pause_webhook(
             &mut self,
             request: impl tonic::IntoRequest<super::PauseWebhookRequest>,
@@ -4990,7 +5006,8 @@ pub mod webhook_service_client {
                 .insert(GrpcMethod::new("taghook.v1.WebhookService", "PauseWebhook"));
             self.inner.unary(req, path, codec).await
         }
-        /// ResumeWebhook makes a paused or disabled webhook active; deliveries that were held go out.
+        /// ResumeWebhook makes a paused or disabled webhook active; deliveries that were held go out. It gets
+        /// its full five days of failing again. Resuming an active webhook changes nothing.
         pub async fn resume_webhook(
             &mut self,
             request: impl tonic::IntoRequest<super::ResumeWebhookRequest>,
@@ -5012,7 +5029,8 @@ pub mod webhook_service_client {
                 .insert(GrpcMethod::new("taghook.v1.WebhookService", "ResumeWebhook"));
             self.inner.unary(req, path, codec).await
         }
-        /// PreviewWebhook renders the requests that a trigger would send, and sends nothing.
+        /// PreviewWebhook renders the requests that a trigger would send, and sends nothing. NOT_FOUND when
+        /// the webhook, the contact or the tag isn't there.
         pub async fn preview_webhook(
             &mut self,
             request: impl tonic::IntoRequest<super::PreviewWebhookRequest>,
@@ -5038,7 +5056,10 @@ pub mod webhook_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// TestWebhook sends one request now and answers with the attempt. Recorded with SOURCE_TEST, one
-        /// attempt, no retries; the cooldown is neither asked nor used. The webhook may be paused.
+        /// attempt, no retries; the cooldown is neither asked nor used. The webhook may be paused or disabled;
+        /// what comes of a test neither disables a webhook nor counts as a failure or a success of it. Give
+        /// the call a deadline longer than the webhook's timeout: the request is sent and recorded even if
+        /// the caller doesn't wait for it.
         pub async fn test_webhook(
             &mut self,
             request: impl tonic::IntoRequest<super::TestWebhookRequest>,

@@ -1,0 +1,86 @@
+//! The bounds of the configuration's fields.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use http::HeaderValue;
+
+use super::Config;
+use crate::dispatch::egress::PortSet;
+use crate::{store, telemetry};
+
+/// What is wrong with a field: its key, and what is allowed.
+pub(super) type Problem = (&'static str, String);
+
+/// Every field that is out of its bounds.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
+    let mut found = Found(Vec::new());
+    let Config {
+        database,
+        web,
+        limits,
+        egress,
+        dispatch,
+        retention,
+        shutdown,
+        log,
+        ..
+    } = config;
+    if !database.url.is_empty() {
+        found.refuse("database.url", store::open::kind(&database.url).err());
+    }
+    found.bound("database.connections", database.connections, &(2..=1_000));
+    for origin in web.allowed_origins.iter().filter(|origin| !is_origin(origin)) {
+        found.add(
+            "web.allowed_origins",
+            format!("{origin:?} is neither `*` nor an origin, as https://app.example.com"),
+        );
+    }
+    found.bound("limits.connections", limits.connections, &(1..=1_000_000));
+    found.bound("limits.concurrent_calls", limits.concurrent_calls, &(1..=1_000_000));
+    found.bound("limits.streams", limits.streams, &(1..=1_000_000));
+    found.bound("limits.call_timeout_seconds", limits.call_timeout_seconds, &(1..=3_600));
+    found.refuse("egress.ports", egress.ports.parse::<PortSet>().err());
+    found.bound("dispatch.senders", dispatch.senders, &(1..=10_000));
+    found.bound("retention.attempts_days", retention.attempts_days, &(1..=3_650));
+    found.bound("retention.deliveries_days", retention.deliveries_days, &(1..=3_650));
+    found.bound("retention.cooldowns_days", retention.cooldowns_days, &(30..=3_650));
+    if retention.deliveries_days < retention.attempts_days {
+        found.add(
+            "retention.deliveries_days",
+            "must not be less than retention.attempts_days".to_owned(),
+        );
+    }
+    found.bound("shutdown.grace_seconds", shutdown.grace_seconds, &(0..=3_600));
+    found.refuse("log.filter", telemetry::parse_filter(&log.filter).err());
+    found.0
+}
+
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn add(&mut self, key: &'static str, message: String) {
+        self.0.push((key, message));
+    }
+
+    fn bound<T: PartialOrd + Display>(&mut self, key: &'static str, value: T, bounds: &RangeInclusive<T>) {
+        if !bounds.contains(&value) {
+            self.add(key, format!("must be {} to {}", bounds.start(), bounds.end()));
+        }
+    }
+
+    fn refuse(&mut self, key: &'static str, error: Option<impl Display>) {
+        if let Some(error) = error {
+            self.add(key, error.to_string());
+        }
+    }
+}
+
+/// Whether a text is `*` or `<scheme>://<host>[:<port>]`, as browsers send it (RFC 6454, section 6.2).
+fn is_origin(text: &str) -> bool {
+    if text == "*" {
+        return true;
+    }
+    let is_url_origin = url::Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text);
+    is_url_origin && HeaderValue::from_str(text).is_ok()
+}

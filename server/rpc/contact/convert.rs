@@ -1,0 +1,316 @@
+//! Contacts on the wire.
+//!
+//! Other nouns merge an update into the whole resource and check that again. A contact's values are checked alone: there
+//! may be hundreds of them, and those of a field that was just deleted must not make every update fail.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value};
+
+use crate::domain::contact::{Contact, ContactStatus, Email, Phone};
+use crate::domain::field::{FieldKey, FieldType, FieldValue, render_stored, standard_field};
+use crate::domain::time::Micros;
+use crate::error::{Result, Violations};
+use crate::ids::ContactId;
+use crate::pb;
+use crate::rpc::call::etag_of;
+use crate::rpc::convert::{code, timestamp};
+use crate::store::contact::ContactRef;
+
+/// The fields that an update can name, beside single values.
+pub(super) const UPDATABLE: [&str; 4] = ["email", "phone", "status", VALUES];
+/// The most bytes of a contact's keys and values together.
+const MAX_VALUES_BYTES: usize = 512 * 1_024;
+/// The most values of a contact.
+const MAX_VALUES: usize = 500;
+
+const VALUES: &str = "values";
+const EMAIL_PATH: &str = "contact.email";
+const PHONE_PATH: &str = "contact.phone";
+const STATUS_PATH: &str = "contact.status";
+const VALUES_PATH: &str = "contact.values";
+
+/// Which parts of a contact a request names.
+pub(super) struct Parts {
+    email: bool,
+    phone: bool,
+    status: bool,
+    /// The values that aren't given are dropped.
+    replaces_values: bool,
+    /// The keys of the values that are set, or cleared.
+    keys: Vec<String>,
+}
+
+impl Parts {
+    /// What is given.
+    pub(super) fn given(contact: &pb::Contact) -> Self {
+        Self {
+            email: !contact.email.is_empty(),
+            phone: !contact.phone.is_empty(),
+            status: contact.status != 0,
+            replaces_values: false,
+            keys: contact.values.keys().cloned().collect(),
+        }
+    }
+
+    /// What an update's paths name.
+    pub(super) fn named(paths: &[String], contact: &pb::Contact) -> Self {
+        let names = |part: &str| paths.iter().any(|path| path == part);
+        let mut keys: Vec<String> = paths.iter().filter_map(|path| value_key(path)).map(str::to_owned).collect();
+        if names(VALUES) {
+            keys.extend(contact.values.keys().cloned());
+        }
+        Self {
+            email: names("email"),
+            phone: names("phone"),
+            status: names("status"),
+            replaces_values: names(VALUES),
+            keys,
+        }
+    }
+
+    /// Whether a value is named whose field isn't a standard one.
+    pub(super) fn names_custom_fields(&self) -> bool {
+        self.keys.iter().any(|key| standard_field(key).is_none())
+    }
+
+    /// The named parts alone, for the rules of the proto.
+    fn pick(&self, given: &pb::Contact) -> pb::Contact {
+        let pick = |is_named: bool, text: &String| if is_named { text.clone() } else { String::new() };
+        let values = self.keys.iter().filter_map(|key| given.values.get_key_value(key));
+        pb::Contact {
+            email: pick(self.email, &given.email),
+            phone: pick(self.phone, &given.phone),
+            status: if self.status { given.status } else { 0 },
+            values: values.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            etag: given.etag.clone(),
+            ..pb::Contact::default()
+        }
+    }
+}
+
+/// Whether a path of a mask names a value.
+pub(super) fn is_value_path(path: &str) -> bool {
+    value_key(path).is_some()
+}
+
+fn value_key(path: &str) -> Option<&str> {
+    path.strip_prefix("values.").filter(|key| FieldKey::parse(key).is_ok())
+}
+
+/// A change of a contact. What is `None` stays as it is; an inner `None` clears.
+#[derive(Default)]
+pub(super) struct Patch {
+    email: Option<Option<Email>>,
+    phone: Option<Option<Phone>>,
+    status: Option<ContactStatus>,
+    replaces_values: bool,
+    values: BTreeMap<String, Option<Value>>,
+    /// The custom fields among those of the values, with the types that the values were read as.
+    custom: Vec<(String, FieldType)>,
+}
+
+impl Patch {
+    /// Reads the named parts of a contact. `custom` has the types of the custom fields.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Internal`] if a rule of the proto can't be applied.
+    pub(super) fn read(
+        given: &pb::Contact,
+        parts: &Parts,
+        custom: &HashMap<String, FieldType>,
+        violations: &mut Violations,
+    ) -> Result<Self> {
+        let mut patch = Self { replaces_values: parts.replaces_values, ..Self::default() };
+        if parts.email {
+            patch.email = read_or_clear(EMAIL_PATH, "EMAIL", &given.email, Email::parse, violations);
+        }
+        if parts.phone {
+            patch.phone = read_or_clear(PHONE_PATH, "PHONE", &given.phone, Phone::parse, violations);
+        }
+        if parts.status {
+            patch.status = status_of(given.status);
+            if patch.status.is_none() {
+                violations.add_if_new(STATUS_PATH, "REQUIRED", "must be a status when the mask names it");
+            }
+        }
+        for key in &parts.keys {
+            let text = given.values.get(key).map_or("", String::as_str);
+            patch.read_value(key, text, custom, violations);
+        }
+        Ok(patch)
+    }
+
+    /// As [`Patch::read`], for a contact whose proto rules the opening of the call has left out.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Internal`] if a rule of the proto can't be applied.
+    pub(super) fn read_with_rules(
+        given: &pb::Contact,
+        parts: &Parts,
+        custom: &HashMap<String, FieldType>,
+        violations: &mut Violations,
+    ) -> Result<Self> {
+        violations.check_rules("contact", &parts.pick(given))?;
+        Self::read(given, parts, custom, violations)
+    }
+
+    fn read_value(&mut self, key: &str, text: &str, custom: &HashMap<String, FieldType>, violations: &mut Violations) {
+        let field_type = standard_field(key).map(|field| field.field_type).or_else(|| custom.get(key).copied());
+        let Some(field_type) = field_type else {
+            violations.add_if_new(value_path(key), "UNKNOWN_FIELD", "there is no field with this key");
+            return;
+        };
+        if standard_field(key).is_none() {
+            self.custom.push((key.to_owned(), field_type));
+        }
+        let parsed =
+            violations.take(&value_path(key), field_type.as_str(), FieldValue::parse_or_clear(field_type, text));
+        if let Some(value) = parsed {
+            self.values.insert(key.to_owned(), value.map(|value| value.to_stored()));
+        }
+    }
+
+    /// How a contact is found that may exist already: by its e-mail, else by its phone. One of them must be there.
+    pub(super) fn identity(&self, violations: &mut Violations) -> Option<ContactRef> {
+        let email = self.email.clone().flatten().map(ContactRef::Email);
+        let which = email.or_else(|| self.phone.clone().flatten().map(ContactRef::Phone));
+        if which.is_none() && !violations.names(EMAIL_PATH) && !violations.names(PHONE_PATH) {
+            violations.add(EMAIL_PATH, "EMAIL_OR_PHONE", "at least one of email and phone is needed");
+        }
+        which
+    }
+
+    /// Whether a custom field's value is set or cleared.
+    pub(super) fn has_custom_values(&self) -> bool {
+        !self.custom.is_empty()
+    }
+
+    /// Refuses the change if a field was deleted or made anew since it was read.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Invalid`] that names the values.
+    pub(super) fn check_fields(&self, custom: &HashMap<String, FieldType>) -> Result<()> {
+        let mut violations = Violations::default();
+        for (key, field_type) in &self.custom {
+            if custom.get(key) != Some(field_type) {
+                violations.add(value_path(key), "UNKNOWN_FIELD", "the field was deleted or changed meanwhile");
+            }
+        }
+        violations.finish()
+    }
+
+    /// Changes a contact; answers with whether that made a difference.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Invalid`] if the contact were without e-mail and phone, or too large.
+    pub(super) fn apply(&self, contact: &mut Contact) -> Result<bool> {
+        let before = contact.clone();
+        if let Some(email) = &self.email {
+            contact.email.clone_from(email);
+        }
+        if let Some(phone) = &self.phone {
+            contact.phone.clone_from(phone);
+        }
+        if let Some(status) = self.status {
+            contact.status = status;
+        }
+        if self.replaces_values {
+            contact.values.clear();
+        }
+        for (key, value) in &self.values {
+            match value {
+                Some(value) => contact.values.insert(key.clone(), value.clone()),
+                None => contact.values.remove(key),
+            };
+        }
+        check_whole(contact)?;
+        Ok(contact.email != before.email
+            || contact.phone != before.phone
+            || contact.status != before.status
+            || contact.values != before.values)
+    }
+
+    /// A new contact.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::Error::Invalid`] if it were without e-mail and phone, or too large.
+    pub(super) fn create(&self, id: ContactId, now: Micros) -> Result<Contact> {
+        let mut contact = Contact {
+            id,
+            email: None,
+            phone: None,
+            status: ContactStatus::Subscribed,
+            values: Map::new(),
+            version: 1,
+            created: now,
+            updated: now,
+        };
+        self.apply(&mut contact)?;
+        Ok(contact)
+    }
+}
+
+fn read_or_clear<T, E: std::fmt::Display>(
+    field: &str,
+    reason: &'static str,
+    text: &str,
+    read: impl Fn(&str) -> Result<T, E>,
+    violations: &mut Violations,
+) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { violations.take(field, reason, read(text)).map(Some) }
+}
+
+/// The rules of a whole contact, new or changed.
+fn check_whole(contact: &Contact) -> Result<()> {
+    let mut violations = Violations::default();
+    if contact.email.is_none() && contact.phone.is_none() {
+        violations.add(EMAIL_PATH, "EMAIL_OR_PHONE", "at least one of email and phone is needed");
+    }
+    if contact.values.len() > MAX_VALUES {
+        violations.add(VALUES_PATH, "MAP_MAX_PAIRS", format!("a contact has at most {MAX_VALUES} values"));
+    }
+    let bytes: usize = contact.values.iter().map(|(key, value)| key.len() + rendered(value).len()).sum();
+    if bytes > MAX_VALUES_BYTES {
+        violations.add(
+            VALUES_PATH,
+            "TOO_LARGE",
+            format!("keys and values have {bytes} bytes, more than {MAX_VALUES_BYTES}"),
+        );
+    }
+    violations.finish()
+}
+
+/// The path of a value, as the rules of the proto write it.
+fn value_path(key: &str) -> String {
+    format!("{VALUES_PATH}[{}]", Value::from(key))
+}
+
+/// A stored value as text, which is the same for all types.
+fn rendered(value: &Value) -> std::borrow::Cow<'_, str> {
+    render_stored(FieldType::Paragraph, value).map_or(std::borrow::Cow::Borrowed(""), |rendered| rendered.text)
+}
+
+/// The status on the wire; none for UNSPECIFIED.
+pub(super) fn status_of(status: i32) -> Option<ContactStatus> {
+    ContactStatus::from_code(code(status))
+}
+
+/// A contact on the wire.
+pub(super) fn to_pb(contact: &Contact) -> pb::Contact {
+    pb::Contact {
+        id: contact.id.to_string(),
+        email: contact.email.as_ref().map(|email| email.as_str().to_owned()).unwrap_or_default(),
+        phone: contact.phone.as_ref().map(|phone| phone.as_str().to_owned()).unwrap_or_default(),
+        status: contact.status.code().into(),
+        values: contact.values.iter().map(|(key, value)| (key.clone(), rendered(value).into_owned())).collect(),
+        create_time: Some(timestamp(contact.created)),
+        update_time: Some(timestamp(contact.updated)),
+        etag: etag_of(contact.version),
+    }
+}

@@ -1,0 +1,407 @@
+//! ContactService. [`convert`] reads and writes contacts, [`tagging`] does what tags are about, [`erase`] deletes contacts.
+
+mod convert;
+mod erase;
+mod tagging;
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use tonic::{Request, Response, Status};
+
+use self::convert::{Parts, Patch, UPDATABLE, is_value_path, status_of, to_pb};
+use super::Services;
+use super::call::{Call, check_etag};
+use super::convert::{parse_time, refuse_nul, timestamp};
+use super::mask;
+use super::page::Page;
+use super::trigger::decisions_to_pb;
+use crate::automation::{self, Assigned, Assignment, Origin};
+use crate::domain::contact::{Contact, Email, Phone};
+use crate::domain::field::FieldType;
+use crate::domain::time::Micros;
+use crate::error::{Error, Result, Violations};
+use crate::ids::{ContactId, TagId, TypedId, WorkspaceId};
+use crate::pb;
+use crate::store::contact::{ContactFilter, ContactRef};
+use crate::store::request::RequestKey;
+use crate::store::{self, Tx};
+
+/// How often a write is run again that lost a race for an e-mail or a phone.
+const MAX_TRIES: u32 = 4;
+
+#[tonic::async_trait]
+impl pb::contact_service_server::ContactService for Services {
+    async fn create_contact(
+        &self,
+        request: Request<pb::CreateContactRequest>,
+    ) -> Result<Response<pb::Contact>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.contact.take().unwrap_or_default();
+        let workspace = call.workspace()?;
+        let patch = self.read_given(workspace, &given, &mut call.violations).await?;
+        let which = patch.identity(&mut call.violations);
+        call.finish_with(which)?;
+        let (id, patch) = (self.new_id(), &patch);
+        let make = |tx: Tx| async move {
+            hold_fields(&tx, workspace, patch).await?;
+            let contact = patch.create(id, tx.now())?;
+            store::contact::insert(&tx, workspace, &contact).await?;
+            Ok((contact, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let contact = self.write_contact("create_contact", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&contact)))
+    }
+
+    async fn get_contact(&self, request: Request<pb::GetContactRequest>) -> Result<Response<pb::Contact>, Status> {
+        let mut call = Call::open(request)?;
+        let id = call.id("id", &call.message.id.clone());
+        let which = ContactRef::Id(call.finish_with(id)?);
+        let contact = store::contact::get(self.store.read(), call.workspace()?, &which).await?;
+        Ok(Response::new(to_pb(&contact)))
+    }
+
+    async fn lookup_contact(
+        &self,
+        request: Request<pb::LookupContactRequest>,
+    ) -> Result<Response<pb::Contact>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::LookupContactRequest { email, phone } = &call.message;
+        let which = if email.is_empty() {
+            call.violations.take("phone", "PHONE", Phone::parse(phone)).map(ContactRef::Phone)
+        } else {
+            call.violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email)
+        };
+        let which = call.finish_with(which)?;
+        let contact = store::contact::get(self.store.read(), call.workspace()?, &which).await?;
+        Ok(Response::new(to_pb(&contact)))
+    }
+
+    async fn list_contacts(
+        &self,
+        request: Request<pb::ListContactsRequest>,
+    ) -> Result<Response<pb::ListContactsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListContactsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
+        let page = Page::<ContactId>::read(page_size, &page_token, "contacts", filter.as_ref(), &mut call.violations);
+        let filter = parse_filter(&filter.unwrap_or_default(), &mut call.violations);
+        call.finish()?;
+        let workspace = call.workspace()?;
+        let contacts =
+            store::contact::list(self.store.read(), workspace, &filter, page.after().copied(), page.limit()).await?;
+        let (contacts, next_page_token) = page.cut(contacts, |contact| contact.id);
+        Ok(Response::new(pb::ListContactsResponse { contacts: contacts.iter().map(to_pb).collect(), next_page_token }))
+    }
+
+    async fn update_contact(
+        &self,
+        request: Request<pb::UpdateContactRequest>,
+    ) -> Result<Response<pb::Contact>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.contact.take().unwrap_or_default();
+        let id: Option<ContactId> = call.id("contact.id", &given.id);
+        let parts = match call.message.update_mask.take().filter(|mask| !mask.paths.is_empty()) {
+            None => Parts::given(&given),
+            Some(mask) => {
+                let paths = mask::paths(Some(&mask), &UPDATABLE, |_| false, is_value_path, &mut call.violations);
+                Parts::named(&paths, &given)
+            }
+        };
+        let workspace = call.workspace()?;
+        let custom = self.custom_fields(workspace, &parts).await?;
+        let patch = Patch::read_with_rules(&given, &parts, &custom, &mut call.violations)?;
+        let id = call.finish_with(id)?;
+        let (which, patch, etag) = (&ContactRef::Id(id), &patch, given.etag.as_str());
+        let make = |tx: Tx| async move {
+            hold_fields(&tx, workspace, patch).await?;
+            let contact = store::contact::lock(&tx, workspace, which).await?.ok_or_else(|| which.not_found())?;
+            check_etag("contact", etag, contact.version)?;
+            let contact = change(&tx, workspace, contact, patch).await?;
+            Ok((contact, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let contact = self.write_contact("update_contact", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&contact)))
+    }
+
+    async fn upsert_contact(
+        &self,
+        request: Request<pb::UpsertContactRequest>,
+    ) -> Result<Response<pb::UpsertContactResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.contact.take().unwrap_or_default();
+        let workspace = call.workspace()?;
+        let patch = self.read_given(workspace, &given, &mut call.violations).await?;
+        let tag_ids: Vec<TagId> = call.violations.ids("tag_ids", &call.message.tag_ids);
+        let which = patch.identity(&mut call.violations);
+        let which = call.finish_with(which)?;
+        let upsert = &Upsert { workspace, which, patch, tag_ids, id: self.new_id(), origin: origin(&call) };
+        let make = |tx: Tx| async move {
+            let (contact, answer) = upsert.run(&tx).await?;
+            let ids = serde_json::to_string(&answer).map_err(Error::internal)?;
+            Ok(((contact, answer), ids))
+        };
+        let again = |tx: Tx, ids: String| async move {
+            let answer: Upserted = serde_json::from_str(&ids).map_err(Error::internal)?;
+            let contact = store::contact::get(tx.db(), workspace, &ContactRef::Id(answer.contact_id)).await?;
+            Ok((contact, answer))
+        };
+        let (contact, answer) = self.write_contact("upsert_contact", key.as_ref(), make, again).await?;
+        let (assignments, triggers) = answer.assigned.as_ref().map(tagging::assigned_to_pb).unwrap_or_default();
+        Ok(Response::new(pb::UpsertContactResponse {
+            contact: Some(to_pb(&contact)),
+            created: answer.created,
+            assignments,
+            triggers,
+        }))
+    }
+
+    async fn delete_contact(
+        &self,
+        request: Request<pb::DeleteContactRequest>,
+    ) -> Result<Response<pb::DeleteContactResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<ContactId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let (workspace, origin) = (call.workspace()?, &origin(&call));
+        let etag = call.message.etag.as_str();
+        let make = |tx: Tx| async move {
+            let triggers = erase::delete(&tx, workspace, id, etag, origin).await?;
+            let answer = serde_json::to_string(&triggers).map_err(Error::internal)?;
+            Ok((triggers, answer))
+        };
+        let again = |_, answer: String| async move { serde_json::from_str(&answer).map_err(Error::internal) };
+        let triggers = self.store.write_once("delete_contact", key.as_ref(), make, again).await?;
+        Ok(Response::new(pb::DeleteContactResponse { triggers: decisions_to_pb(&triggers) }))
+    }
+
+    async fn tag_contact(
+        &self,
+        request: Request<pb::TagContactRequest>,
+    ) -> Result<Response<pb::TagContactResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let assignment = tagging::read(&call.message, &mut call.violations);
+        let (contact, tag_ids) = call.finish_with(assignment)?;
+        let assignment = Assignment { workspace_id: call.workspace()?, contact, tag_ids, origin: origin(&call) };
+        let assigned = self.assigner.assign(assignment, key).await?;
+        Ok(Response::new(tagging::tagged_to_pb(&assigned)))
+    }
+
+    async fn untag_contact(
+        &self,
+        request: Request<pb::UntagContactRequest>,
+    ) -> Result<Response<pb::UntagContactResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let tag_ids: &Vec<TagId> = &call.violations.ids("tag_ids", &call.message.tag_ids);
+        let which = &call.finish_with(which)?;
+        let workspace = call.workspace()?;
+        let make = |tx: Tx| async move {
+            let untagged = tagging::untag(&tx, workspace, which, tag_ids).await?;
+            let answer = serde_json::to_string(&untagged).map_err(Error::internal)?;
+            Ok((untagged, answer))
+        };
+        let again = |_, answer: String| async move { serde_json::from_str(&answer).map_err(Error::internal) };
+        let untagged = self.store.write_once("untag_contact", key.as_ref(), make, again).await?;
+        Ok(Response::new(tagging::untagged_to_pb(&untagged)))
+    }
+
+    async fn batch_tag_contacts(
+        &self,
+        request: Request<pb::BatchTagContactsRequest>,
+    ) -> Result<Response<pb::BatchTagContactsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let items = std::mem::take(&mut call.message.requests);
+        tagging::check_batch_size(items.len(), &mut call.violations);
+        call.finish()?;
+        let (workspace, origin) = (call.workspace()?, origin(&call));
+        let mut batch = tagging::Batch::default();
+        for item in items {
+            batch.add(&call.caller, workspace, &origin, item);
+        }
+        let results = batch.run(&self.store).await?;
+        Ok(Response::new(pb::BatchTagContactsResponse { results }))
+    }
+
+    async fn list_contact_tags(
+        &self,
+        request: Request<pb::ListContactTagsRequest>,
+    ) -> Result<Response<pb::ListContactTagsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListContactTagsRequest { contact_id, page_size, page_token } = std::mem::take(&mut call.message);
+        let list = format!("contact_tags/{contact_id}");
+        let page = Page::<(Micros, TagId)>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
+        let id: Option<ContactId> = call.id("contact_id", &contact_id);
+        let id = call.finish_with(id)?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        store::contact::get(db, workspace, &ContactRef::Id(id)).await?;
+        let tags = store::contact_tag::list(db, id, page.after().copied(), page.limit()).await?;
+        let (tags, next_page_token) = page.cut(tags, |tag| (tag.since, tag.tag_id));
+        let contact_tags = tags.into_iter().map(|tag| pb::ContactTag {
+            tag_id: tag.tag_id.to_string(),
+            tag_name: tag.name,
+            assign_time: Some(timestamp(tag.since)),
+        });
+        Ok(Response::new(pb::ListContactTagsResponse { contact_tags: contact_tags.collect(), next_page_token }))
+    }
+}
+
+impl Services {
+    fn new_id(&self) -> ContactId {
+        ContactId::generate(self.store.clock().now(), self.store.entropy())
+    }
+
+    /// Reads a contact of which counts what is given.
+    async fn read_given(
+        &self,
+        workspace: WorkspaceId,
+        given: &pb::Contact,
+        violations: &mut Violations,
+    ) -> Result<Patch> {
+        let parts = Parts::given(given);
+        let custom = self.custom_fields(workspace, &parts).await?;
+        Patch::read(given, &parts, &custom, violations)
+    }
+
+    /// The types of the custom fields, if any is named.
+    async fn custom_fields(&self, workspace: WorkspaceId, parts: &Parts) -> Result<HashMap<String, FieldType>> {
+        if parts.names_custom_fields() {
+            store::field::types(self.store.read(), workspace).await
+        } else {
+            Ok(HashMap::new())
+        }
+    }
+
+    /// [`store::Store::write_once`] for a write that may lose a race for an e-mail or a phone: the next run sees who has it.
+    async fn write_contact<T, M, MF, A, AF>(
+        &self,
+        name: &'static str,
+        key: Option<&RequestKey>,
+        make: M,
+        again: A,
+    ) -> Result<T>
+    where
+        M: Fn(Tx) -> MF,
+        MF: Future<Output = Result<(T, String)>>,
+        A: Fn(Tx, String) -> AF,
+        AF: Future<Output = Result<T>>,
+    {
+        let mut tries = 1;
+        loop {
+            match self.store.write_once(name, key, &make, &again).await {
+                Err(error) if tries < MAX_TRIES && store::contact::is_lost_race(&error) => tries += 1,
+                other => return other,
+            }
+        }
+    }
+}
+
+/// The answer to a request that created or changed a contact before: the contact as it is now.
+async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Contact> {
+    store::contact::get(tx.db(), workspace, &ContactRef::Id(answer.parse().map_err(Error::internal)?)).await
+}
+
+/// Makes sure that the custom fields of a change are there until the commit. Takes the gate if there are any, and so
+/// comes before all other locks.
+async fn hold_fields(tx: &Tx, workspace: WorkspaceId, patch: &Patch) -> Result<()> {
+    if !patch.has_custom_values() {
+        return Ok(());
+    }
+    tx.gate_shared().await?;
+    patch.check_fields(&store::field::types(tx.db(), workspace).await?)
+}
+
+/// Changes a locked contact; one that is as it should be already stays untouched.
+async fn change(tx: &Tx, workspace: WorkspaceId, mut contact: Contact, patch: &Patch) -> Result<Contact> {
+    if patch.apply(&mut contact)? {
+        contact.version += 1;
+        contact.updated = tx.now();
+        store::contact::update(tx, workspace, &contact).await?;
+    }
+    Ok(contact)
+}
+
+/// A contact to create or update, and to tag.
+struct Upsert {
+    workspace: WorkspaceId,
+    which: ContactRef,
+    patch: Patch,
+    tag_ids: Vec<TagId>,
+    /// The contact's id if it is new.
+    id: ContactId,
+    origin: Origin,
+}
+
+/// What an upsert did.
+#[derive(Serialize, Deserialize)]
+struct Upserted {
+    contact_id: ContactId,
+    created: bool,
+    assigned: Option<Assigned>,
+}
+
+impl Upsert {
+    async fn run(&self, tx: &Tx) -> Result<(Contact, Upserted)> {
+        if !self.tag_ids.is_empty() {
+            tx.gate_shared().await?;
+        }
+        hold_fields(tx, self.workspace, &self.patch).await?;
+        let (contact, created) = match store::contact::lock(tx, self.workspace, &self.which).await? {
+            Some(contact) => (change(tx, self.workspace, contact, &self.patch).await?, false),
+            None => {
+                let contact = self.patch.create(self.id, tx.now())?;
+                store::contact::insert(tx, self.workspace, &contact).await?;
+                (contact, true)
+            }
+        };
+        let assigned = self.tag(tx, contact.id).await?;
+        let upserted = Upserted { contact_id: contact.id, created, assigned };
+        Ok((contact, upserted))
+    }
+
+    async fn tag(&self, tx: &Tx, contact: ContactId) -> Result<Option<Assigned>> {
+        if self.tag_ids.is_empty() {
+            return Ok(None);
+        }
+        let assignment = Assignment {
+            workspace_id: self.workspace,
+            contact: ContactRef::Id(contact),
+            tag_ids: self.tag_ids.clone(),
+            origin: self.origin.clone(),
+        };
+        automation::assign(tx, &[assignment]).await?.pop().transpose()
+    }
+}
+
+/// Reads which contact is meant, by id or by e-mail; that exactly one is given is the proto's rule.
+pub(super) fn read_contact_ref(contact_id: &str, email: &str, violations: &mut Violations) -> Option<ContactRef> {
+    let id = violations.optional_id("contact_id", contact_id).map(ContactRef::Id);
+    if email.is_empty() {
+        return id;
+    }
+    let email = violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email);
+    id.or(email)
+}
+
+/// A caller's own call, as the origin of what it triggers.
+fn origin<M>(call: &Call<M>) -> Origin {
+    Origin { traceparent: call.traceparent.clone(), ..Origin::default() }
+}
+
+fn parse_filter(filter: &pb::list_contacts_request::Filter, violations: &mut Violations) -> ContactFilter {
+    refuse_nul("filter.email_prefix", &filter.email_prefix, violations);
+    ContactFilter {
+        tag_ids: violations.ids("filter.tag_ids", &filter.tag_ids),
+        statuses: filter.statuses.iter().filter_map(|status| status_of(*status)).collect(),
+        email_prefix: filter.email_prefix.to_lowercase(),
+        created_after: parse_time("filter.created_after", filter.created_after, violations),
+        created_before: parse_time("filter.created_before", filter.created_before, violations),
+    }
+}

@@ -1,0 +1,209 @@
+//! EventService.
+
+use std::time::Duration;
+
+use prost_types::value::Kind;
+use serde_json::{Map, Number, Value};
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use super::call::Call;
+use super::contact::read_contact_ref;
+use super::convert::{parse_time, refuse_nul, timestamp};
+use super::page::Page;
+use crate::domain::event::{Event, EventType, MAX_ATTRIBUTES_BYTES};
+use crate::domain::time::Micros;
+use crate::error::{Error, Result, Violations};
+use crate::ids::{ContactId, EventId, TypedId, WorkspaceId};
+use crate::pb;
+use crate::store::contact::ContactRef;
+use crate::store::event::{Place, TimelineFilter};
+use crate::store::{self, Tx};
+
+/// How far in the future an event may lie: clocks differ.
+const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
+/// How deep attributes may be nested.
+const MAX_DEPTH: usize = 20;
+/// Up to here a double holds every whole number.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
+#[tonic::async_trait]
+impl pb::event_service_server::EventService for Services {
+    async fn record_event(
+        &self,
+        request: Request<pb::RecordEventRequest>,
+    ) -> Result<Response<pb::RecordEventResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let given = call.message.event.take().unwrap_or_default();
+        let draft = Draft::read(given, self.store.clock().now(), &mut call.violations);
+        let (which, draft) = call.finish_with(which.zip(draft))?;
+        let (workspace, id) = (call.workspace()?, EventId::generate(self.store.clock().now(), self.store.entropy()));
+        let (which, draft) = (&which, &draft);
+        let make = |tx: Tx| async move {
+            let contact = store::contact::pin(&tx, workspace, which).await?;
+            let event = draft.record(id, contact.id, &tx);
+            store::event::insert(&tx, workspace, std::slice::from_ref(&event)).await?;
+            Ok((event, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let event = self.store.write_once("record_event", key.as_ref(), make, again).await?;
+        Ok(Response::new(pb::RecordEventResponse { event: Some(to_pb(event)) }))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<pb::ListEventsRequest>,
+    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListEventsRequest { contact_id, page_size, page_token, filter } = std::mem::take(&mut call.message);
+        let list = format!("events/{contact_id}");
+        let page = Page::<Place>::read(page_size, &page_token, &list, filter.as_ref(), &mut call.violations);
+        let id: Option<ContactId> = call.id("contact_id", &contact_id);
+        let filter = parse_filter(filter.unwrap_or_default(), &mut call.violations);
+        let id = call.finish_with(id)?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        store::contact::get(db, workspace, &ContactRef::Id(id)).await?;
+        let entries = store::event::timeline(db, id, &filter, page.after().copied(), page.limit()).await?;
+        let (entries, next_page_token) = page.cut(entries, |(place, _)| *place);
+        let events = entries.into_iter().map(|(_, event)| to_pb(event)).collect();
+        Ok(Response::new(pb::ListEventsResponse { events, next_page_token }))
+    }
+}
+
+/// The answer to a request that recorded an event before.
+async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Event> {
+    store::event::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+}
+
+fn parse_filter(filter: pb::list_events_request::Filter, violations: &mut Violations) -> TimelineFilter {
+    refuse_nul("filter.type_prefix", &filter.type_prefix, violations);
+    TimelineFilter {
+        type_prefix: filter.type_prefix,
+        after: parse_time("filter.after", filter.after, violations),
+        before: parse_time("filter.before", filter.before, violations),
+    }
+}
+
+/// An event to record.
+struct Draft {
+    event_type: EventType,
+    attributes: Option<Value>,
+    /// `None` for the time of the recording.
+    event_time: Option<Micros>,
+}
+
+impl Draft {
+    fn read(given: pb::Event, now: Micros, violations: &mut Violations) -> Option<Self> {
+        let event_type = violations.take("event.type", "EVENT_TYPE", EventType::parse(&given.r#type));
+        let attributes = given.attributes.map(read_attributes).transpose();
+        let attributes = violations.take("event.attributes", "ATTRIBUTES", attributes);
+        let event_time = parse_time("event.event_time", given.event_time, violations);
+        if event_time.is_some_and(|time| time > now.saturating_add(MAX_AHEAD)) {
+            violations.add_if_new("event.event_time", "FUTURE", "must be at most 5 minutes in the future");
+        }
+        Some(Self { event_type: event_type?, attributes: attributes?, event_time })
+    }
+
+    fn record(&self, id: EventId, contact_id: ContactId, tx: &Tx) -> Event {
+        Event {
+            id: Some(id),
+            contact_id,
+            event_type: self.event_type.as_str().to_owned(),
+            attributes: self.attributes.clone(),
+            tag_id: None,
+            delivery_id: None,
+            webhook_id: None,
+            event_time: self.event_time.unwrap_or(tx.now()),
+            recorded: tx.now(),
+        }
+    }
+}
+
+/// Why attributes can't be kept. Never repeats them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum AttributesError {
+    #[error("must be at most {MAX_ATTRIBUTES_BYTES} bytes as JSON; has {bytes}")]
+    TooLarge { bytes: usize },
+    #[error("must be nested at most {MAX_DEPTH} deep")]
+    TooDeep,
+    #[error("must have finite numbers; JSON has no others")]
+    NotFinite,
+    #[error("must not have the character U+0000")]
+    Nul,
+}
+
+/// Reads attributes as the JSON that is kept.
+fn read_attributes(attributes: prost_types::Struct) -> Result<Value, AttributesError> {
+    let json = read_struct(attributes, 1)?;
+    let bytes = json.to_string().len();
+    if bytes > MAX_ATTRIBUTES_BYTES { Err(AttributesError::TooLarge { bytes }) } else { Ok(json) }
+}
+
+fn read_struct(given: prost_types::Struct, depth: usize) -> Result<Value, AttributesError> {
+    if depth > MAX_DEPTH {
+        return Err(AttributesError::TooDeep);
+    }
+    let fields = given.fields.into_iter().map(|(key, value)| Ok((read_text(key)?, read_value(value, depth)?)));
+    Ok(Value::Object(fields.collect::<Result<Map<_, _>, _>>()?))
+}
+
+fn read_value(value: prost_types::Value, depth: usize) -> Result<Value, AttributesError> {
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Ok(Value::Null),
+        Some(Kind::BoolValue(boolean)) => Ok(Value::Bool(boolean)),
+        Some(Kind::StringValue(text)) => read_text(text).map(Value::String),
+        Some(Kind::NumberValue(number)) => read_number(number).map(Value::Number).ok_or(AttributesError::NotFinite),
+        Some(Kind::StructValue(inner)) => read_struct(inner, depth + 1),
+        Some(Kind::ListValue(_)) if depth == MAX_DEPTH => Err(AttributesError::TooDeep),
+        Some(Kind::ListValue(list)) => {
+            let values = list.values.into_iter().map(|value| read_value(value, depth + 1));
+            Ok(Value::Array(values.collect::<Result<_, _>>()?))
+        }
+    }
+}
+
+fn read_text(text: String) -> Result<String, AttributesError> {
+    if text.contains('\0') { Err(AttributesError::Nul) } else { Ok(text) }
+}
+
+/// Whole numbers as such: the wire has doubles alone. `None` for what JSON can't write.
+#[expect(clippy::cast_possible_truncation, reason = "whole and within the range of i64")]
+fn read_number(number: f64) -> Option<Number> {
+    let is_whole = number.fract() == 0.0 && number.abs() <= MAX_EXACT;
+    if is_whole { Some(Number::from(number as i64)) } else { Number::from_f64(number) }
+}
+
+fn to_struct(attributes: &Value) -> prost_types::Struct {
+    let fields = attributes.as_object().into_iter().flatten();
+    prost_types::Struct { fields: fields.map(|(key, value)| (key.clone(), to_value(value))).collect() }
+}
+
+fn to_value(value: &Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(boolean) => Kind::BoolValue(*boolean),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(values) => {
+            Kind::ListValue(prost_types::ListValue { values: values.iter().map(to_value).collect() })
+        }
+        Value::Object(_) => Kind::StructValue(to_struct(value)),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+fn to_pb(event: Event) -> pb::Event {
+    pb::Event {
+        id: event.id.map(|id| id.to_string()).unwrap_or_default(),
+        contact_id: event.contact_id.to_string(),
+        r#type: event.event_type,
+        attributes: event.attributes.as_ref().map(to_struct),
+        event_time: Some(timestamp(event.event_time)),
+        record_time: Some(timestamp(event.recorded)),
+        tag_id: event.tag_id.map(|id| id.to_string()).unwrap_or_default(),
+        delivery_id: event.delivery_id.map(|id| id.to_string()).unwrap_or_default(),
+        webhook_id: event.webhook_id.map(|id| id.to_string()).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,139 @@
+//! TestWebhook and TriggerWebhook: triggers that callers make themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::automation::{self, Origin, Trigger, TriggerDecision};
+use crate::domain::contact::Email;
+use crate::domain::delivery::{Attempt, Delivery, Source};
+use crate::error::{Error, Result, Violations};
+use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId};
+use crate::pb;
+use crate::rpc::Services;
+use crate::rpc::call::Call;
+use crate::rpc::delivery::{attempt_to_pb, to_pb};
+use crate::store::contact::ContactRef;
+use crate::store::{self, Store, Tx};
+
+/// How long the answer to a test is waited for: twice the longest deadline of an attempt. The caller's own deadline is
+/// mostly shorter.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a test is looked at without a wake-up.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a caller wants to fire.
+struct Wish {
+    workspace: WorkspaceId,
+    webhook: WebhookId,
+    contact: ContactRef,
+    source: Source,
+    /// The one webhook event to send, the first if it is `Some(None)`; `None` for all.
+    only: Option<Option<WebhookEventId>>,
+    traceparent: Option<String>,
+}
+
+/// Sends one request of a webhook. It goes the way of every delivery, and so is sent and recorded even if the caller goes
+/// away meanwhile.
+pub(super) async fn test(
+    services: &Services,
+    mut call: Call<pb::TestWebhookRequest>,
+) -> Result<pb::TestWebhookResponse> {
+    let key = call.request_key();
+    let request = std::mem::take(&mut call.message);
+    let webhook = call.id("id", &request.id);
+    let contact = call.id("contact_id", &request.contact_id).map(ContactRef::Id);
+    let event = call.violations.optional_id("webhook_event_id", &request.webhook_event_id);
+    let (webhook, contact) = call.finish_with(webhook.zip(contact))?;
+    let workspace = call.workspace()?;
+    let wish =
+        Wish { workspace, webhook, contact, source: Source::Test, only: Some(event), traceparent: call.traceparent };
+    let wish = &wish;
+    let make = |tx: Tx| async move {
+        let decision = wish.fire(&tx).await?;
+        let id = decision.delivery_ids.first().copied().ok_or_else(|| Error::internal("a test without a delivery"))?;
+        Ok((id, id.to_string()))
+    };
+    let again = |_, answer: String| async move { answer.parse().map_err(Error::internal) };
+    let id = services.store.write_once("test_webhook", key.as_ref(), make, again).await?;
+    let (delivery, attempt) = result_of(&services.store, workspace, id).await?;
+    Ok(pb::TestWebhookResponse {
+        attempt: attempt.map(|attempt| attempt_to_pb(id, attempt)),
+        delivery: Some(to_pb(delivery)),
+    })
+}
+
+/// Fires a webhook for a contact, whatever the cooldown says.
+pub(super) async fn trigger(services: &Services, mut call: Call<pb::TriggerWebhookRequest>) -> Result<TriggerDecision> {
+    let key = call.request_key();
+    let request = std::mem::take(&mut call.message);
+    let webhook = call.id("id", &request.id);
+    let contact = parse_contact(&request, &mut call.violations);
+    let (webhook, contact) = call.finish_with(webhook.zip(contact))?;
+    let workspace = call.workspace()?;
+    let wish = Wish { workspace, webhook, contact, source: Source::Api, only: None, traceparent: call.traceparent };
+    let wish = &wish;
+    let make = |tx: Tx| async move {
+        let decision = wish.fire(&tx).await?;
+        let answer = serde_json::to_string(&decision).map_err(Error::internal)?;
+        Ok((decision, answer))
+    };
+    let again = |_, answer: String| async move { serde_json::from_str(&answer).map_err(Error::internal) };
+    services.store.write_once("trigger_webhook", key.as_ref(), make, again).await
+}
+
+impl Wish {
+    async fn fire(&self, tx: &Tx) -> Result<TriggerDecision> {
+        tx.gate_shared().await?;
+        let config = tx.config(self.workspace).await?;
+        let webhook = config.webhook(self.webhook).ok_or_else(|| Error::not_found(self.webhook))?;
+        let mut events = webhook.webhook.definition.events.iter().map(|event| event.id);
+        let only = match self.only {
+            None => None,
+            Some(None) => events.next(),
+            Some(Some(id)) => Some(events.find(|event| *event == id).ok_or_else(|| Error::not_found(id))?),
+        };
+        let trigger = Trigger {
+            webhook: Arc::clone(webhook),
+            contact: Arc::new(store::contact::get(tx.db(), self.workspace, &self.contact).await?),
+            workspace_id: self.workspace,
+            source: self.source,
+            tags: Vec::new(),
+            only,
+            origin: Origin { traceparent: self.traceparent.clone(), ..Origin::default() },
+            config,
+        };
+        let decision = automation::fire(tx, &[trigger]).await?.pop();
+        decision.ok_or_else(|| Error::internal("a trigger without a decision"))
+    }
+}
+
+/// By id or by address; the proto's rules say that exactly one is there.
+fn parse_contact(request: &pb::TriggerWebhookRequest, violations: &mut Violations) -> Option<ContactRef> {
+    if request.email.is_empty() {
+        let id: Option<ContactId> = violations.optional_id("contact_id", &request.contact_id);
+        return id.map(ContactRef::Id);
+    }
+    violations.take("email", "EMAIL", Email::parse(&request.email)).map(ContactRef::Email)
+}
+
+/// Waits until a test is final. It has no attempt if somebody ended it before one was made.
+async fn result_of(store: &Store, workspace: WorkspaceId, id: DeliveryId) -> Result<(Delivery, Option<Attempt>)> {
+    let end = Instant::now() + PATIENCE;
+    let mut wakes = store.wakes().watch_outcomes();
+    loop {
+        wakes.borrow_and_update();
+        let delivery = store::delivery::get(store.read(), workspace, id).await?;
+        if delivery.state.is_final() {
+            let mut attempts = store::outcome::attempts(store.read(), workspace, id, 0, 1).await?;
+            return Ok((delivery, attempts.pop().map(|(_, attempt)| attempt)));
+        }
+        let now = Instant::now();
+        if now >= end {
+            return Err(Error::DeadlineExceeded);
+        }
+        // A wake-up, or the time to look again.
+        let _ = timeout_at(end.min(now + LOOK_EVERY), wakes.changed()).await;
+    }
+}

@@ -1,0 +1,281 @@
+//! WorkspaceService: tenants and the keys that open them. It takes the root key.
+
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use super::call::{Call, check_etag, etag_of};
+use super::convert::{parse_time, timestamp};
+use super::mask;
+use super::page::Page;
+use crate::domain::time::Micros;
+use crate::domain::workspace::{ApiKey, Scope, Scopes, Workspace};
+use crate::error::{Error, Result, Violations};
+use crate::ids::{ApiKeyId, TypedId, WorkspaceId};
+use crate::pb;
+use crate::store::api_key::Secret;
+use crate::store::{self, Tx};
+
+/// The fields that an update can name.
+const UPDATABLE: [&str; 1] = ["name"];
+
+#[tonic::async_trait]
+impl pb::workspace_service_server::WorkspaceService for Services {
+    async fn create_workspace(
+        &self,
+        request: Request<pb::CreateWorkspaceRequest>,
+    ) -> Result<Response<pb::Workspace>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let draft = call.message.workspace.take().unwrap_or_default();
+        call.finish()?;
+        let id = WorkspaceId::generate(self.store.clock().now(), self.store.entropy());
+        let draft = &draft;
+        let make = |tx: Tx| async move {
+            check(draft)?;
+            store::workspace::insert(&tx, id, &draft.name).await?;
+            Ok((store::workspace::get(tx.db(), id).await?, id.to_string()))
+        };
+        let workspace = self
+            .store
+            .write_once("create_workspace", key.as_ref(), make, again)
+            .await?;
+        Ok(Response::new(to_pb(workspace)))
+    }
+
+    async fn get_workspace(
+        &self,
+        request: Request<pb::GetWorkspaceRequest>,
+    ) -> Result<Response<pb::Workspace>, Status> {
+        let mut call = Call::open(request)?;
+        let id = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let workspace = store::workspace::get(self.store.read(), id).await?;
+        Ok(Response::new(to_pb(workspace)))
+    }
+
+    async fn list_workspaces(
+        &self,
+        request: Request<pb::ListWorkspacesRequest>,
+    ) -> Result<Response<pb::ListWorkspacesResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListWorkspacesRequest { page_size, page_token } = std::mem::take(&mut call.message);
+        let page = Page::<WorkspaceId>::read(page_size, &page_token, "workspaces", None::<&()>, &mut call.violations);
+        call.finish()?;
+        let workspaces = store::workspace::list(self.store.read(), page.after().copied(), page.limit()).await?;
+        let (workspaces, next_page_token) = page.cut(workspaces, |workspace| workspace.id);
+        let workspaces = workspaces.into_iter().map(to_pb).collect();
+        Ok(Response::new(pb::ListWorkspacesResponse {
+            workspaces,
+            next_page_token,
+        }))
+    }
+
+    async fn update_workspace(
+        &self,
+        request: Request<pb::UpdateWorkspaceRequest>,
+    ) -> Result<Response<pb::Workspace>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.workspace.take().unwrap_or_default();
+        let id = call.id("workspace.id", &given.id);
+        let update_mask = call.message.update_mask.take();
+        let is_set = |_: &str| !given.name.is_empty();
+        let paths = mask::paths(
+            update_mask.as_ref(),
+            &UPDATABLE,
+            is_set,
+            |_| false,
+            &mut call.violations,
+        );
+        let id = call.finish_with(id)?;
+        let (given, paths) = (&given, &paths);
+        let make = |tx: Tx| async move {
+            let current = store::workspace::get(tx.db(), id).await?;
+            check_etag("workspace", &given.etag, current.version)?;
+            let merged = merge(to_pb(current.clone()), given, paths);
+            check(&merged)?;
+            let version = current.version + 1;
+            let workspace = Workspace {
+                name: merged.name,
+                version,
+                updated: tx.now(),
+                ..current
+            };
+            store::workspace::update(&tx, &workspace).await?;
+            Ok((workspace, id.to_string()))
+        };
+        let workspace = self
+            .store
+            .write_once("update_workspace", key.as_ref(), make, again)
+            .await?;
+        Ok(Response::new(to_pb(workspace)))
+    }
+
+    async fn delete_workspace(&self, request: Request<pb::DeleteWorkspaceRequest>) -> Result<Response<()>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<WorkspaceId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        if id == self.store.facts().default_workspace {
+            return Err(Error::NotDeletable("the default workspace can't be deleted").into());
+        }
+        let etag = call.message.etag.as_str();
+        let make = |tx: Tx| async move {
+            // Nothing is planned or leased for the workspace while it is being ended.
+            tx.gate_exclusive().await?;
+            let workspace = store::workspace::get(tx.db(), id).await?;
+            check_etag("workspace", etag, workspace.version)?;
+            store::workspace::delete(&tx, id).await?;
+            Ok(((), String::new()))
+        };
+        self.store
+            .write_once("delete_workspace", key.as_ref(), make, |_, _| async { Ok(()) })
+            .await?;
+        self.keys.forget();
+        Ok(Response::new(()))
+    }
+
+    async fn create_api_key(
+        &self,
+        request: Request<pb::CreateApiKeyRequest>,
+    ) -> Result<Response<pb::CreateApiKeyResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let draft = call.message.api_key.take().unwrap_or_default();
+        let workspace = call.id("workspace_id", &call.message.workspace_id.clone());
+        let now = self.store.clock().now();
+        let expires = expiry(&draft, now, &mut call.violations);
+        let workspace: WorkspaceId = call.finish_with(workspace)?;
+        let secret = Secret::generate(self.store.entropy());
+        let key = ApiKey {
+            id: ApiKeyId::generate(now, self.store.entropy()),
+            workspace_id: Some(workspace),
+            scopes: draft.scopes().filter_map(scope_of).collect(),
+            name: draft.name,
+            secret_prefix: secret.shown_prefix(),
+            created: now,
+            expires,
+            revoked: None,
+        };
+        let (new, proof) = (&key, &secret);
+        let make = |tx: Tx| async move {
+            store::workspace::get(tx.db(), workspace).await?;
+            store::api_key::insert(&tx, new, proof).await
+        };
+        self.store.write("create_api_key", make).await?;
+        let secret = secret.expose().to_owned();
+        Ok(Response::new(pb::CreateApiKeyResponse {
+            api_key: Some(key_to_pb(key)),
+            secret,
+        }))
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<pb::ListApiKeysRequest>,
+    ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListApiKeysRequest {
+            workspace_id,
+            page_size,
+            page_token,
+        } = std::mem::take(&mut call.message);
+        let list = format!("api_keys/{workspace_id}");
+        let page = Page::<ApiKeyId>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
+        let workspace = call.id("workspace_id", &workspace_id);
+        let workspace = call.finish_with(workspace)?;
+        let db = self.store.read();
+        store::workspace::get(db, workspace).await?;
+        let keys = store::api_key::list(db, workspace, page.after().copied(), page.limit()).await?;
+        let (keys, next_page_token) = page.cut(keys, |key| key.id);
+        let api_keys = keys.into_iter().map(key_to_pb).collect();
+        Ok(Response::new(pb::ListApiKeysResponse {
+            api_keys,
+            next_page_token,
+        }))
+    }
+
+    async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> Result<Response<pb::ApiKey>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<ApiKeyId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let make = |tx: Tx| async move { Ok((store::api_key::revoke(&tx, id).await?, id.to_string())) };
+        let again = |tx: Tx, _| async move { store::api_key::get(tx.db(), id).await };
+        let revoked = self
+            .store
+            .write_once("revoke_api_key", key.as_ref(), make, again)
+            .await?;
+        self.keys.forget();
+        Ok(Response::new(key_to_pb(revoked)))
+    }
+}
+
+/// The answer to a request that created or changed a workspace before: the workspace as it is now.
+async fn again(tx: Tx, answer: String) -> Result<Workspace> {
+    store::workspace::get(tx.db(), answer.parse().map_err(Error::internal)?).await
+}
+
+/// The workspace with the named fields replaced by those given.
+fn merge(mut workspace: pb::Workspace, given: &pb::Workspace, paths: &[String]) -> pb::Workspace {
+    if paths.iter().any(|path| path == "name") {
+        workspace.name.clone_from(&given.name);
+    }
+    workspace
+}
+
+/// Checks a whole workspace, new or merged.
+fn check(workspace: &pb::Workspace) -> Result<()> {
+    let mut violations = Violations::default();
+    violations.check_rules("workspace", workspace)?;
+    violations.finish()
+}
+
+fn expiry(draft: &pb::ApiKey, now: Micros, violations: &mut Violations) -> Option<Micros> {
+    let field = "api_key.expire_time";
+    let expires = parse_time(field, draft.expire_time, violations)?;
+    if expires <= now {
+        violations.add_if_new(field, "PAST", "must be in the future");
+    }
+    Some(expires)
+}
+
+fn scope_of(scope: pb::api_key::Scope) -> Option<Scope> {
+    match scope {
+        pb::api_key::Scope::Unspecified => None,
+        pb::api_key::Scope::Read => Some(Scope::Read),
+        pb::api_key::Scope::Write => Some(Scope::Write),
+        pb::api_key::Scope::Admin => Some(Scope::Admin),
+    }
+}
+
+fn scopes_to_pb(scopes: Scopes) -> Vec<i32> {
+    let to_pb = |scope| match scope {
+        Scope::Read => pb::api_key::Scope::Read,
+        Scope::Write => pb::api_key::Scope::Write,
+        Scope::Admin => pb::api_key::Scope::Admin,
+    };
+    scopes.iter().map(|scope| to_pb(scope).into()).collect()
+}
+
+fn to_pb(workspace: Workspace) -> pb::Workspace {
+    pb::Workspace {
+        id: workspace.id.to_string(),
+        name: workspace.name,
+        create_time: Some(timestamp(workspace.created)),
+        update_time: Some(timestamp(workspace.updated)),
+        etag: etag_of(workspace.version),
+    }
+}
+
+fn key_to_pb(key: ApiKey) -> pb::ApiKey {
+    pb::ApiKey {
+        id: key.id.to_string(),
+        workspace_id: key.workspace_id.map(|id| id.to_string()).unwrap_or_default(),
+        name: key.name,
+        scopes: scopes_to_pb(key.scopes),
+        create_time: Some(timestamp(key.created)),
+        expire_time: key.expires.map(timestamp),
+        revoke_time: key.revoked.map(timestamp),
+        secret_prefix: key.secret_prefix,
+    }
+}

@@ -1,0 +1,301 @@
+//! One server: what is started, in which order, and how it stops.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+
+use crate::automation::Assigner;
+use crate::clock::{Clock, Entropy};
+use crate::config::Config;
+use crate::dispatch::egress::{Egress, PortSetError};
+use crate::dispatch::send::{BuildError, Sender, SenderSettings};
+use crate::dispatch::{Dispatcher, retention};
+use crate::error::{Error, chain};
+use crate::first_start::{self, KeyFileError};
+use crate::lifecycle::{Forced, Lifecycle, Signals, TaskDied};
+use crate::outcomes::OutcomeLog;
+use crate::rpc::auth::Keys;
+use crate::rpc::{self, Health, ServeError, Services};
+use crate::secrets::{self, Sealer};
+use crate::store::lease::{self, HEARTBEAT_EVERY, Handover};
+use crate::store::open::{OpenError, OpenOptions};
+use crate::store::{Store, Tx};
+
+/// How long the last words to the database may take at the stop.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a server takes from outside, so that tests can set it.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// The clock.
+    pub clock: Clock,
+    /// The randomness.
+    pub entropy: Entropy,
+}
+
+impl Environment {
+    /// The system's.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            clock: Clock::system(),
+            entropy: Entropy::system(),
+        }
+    }
+}
+
+/// Why a server doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder can't be made.
+    #[error("the data folder can't be made or read")]
+    DataDir(#[source] io::Error),
+    /// The address can't be listened on.
+    #[error("{address} can't be listened on")]
+    Listen {
+        /// The address of the configuration.
+        address: SocketAddr,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The database's secrets are sealed with another master key.
+    #[error(
+        "the database belongs to another master key: use the secret.key of the server that first used it, \
+         or set TAGHOOK_SECRET_KEY to what stands in it"
+    )]
+    WrongMasterKey,
+    /// A key file can't be used.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
+    /// The database can't be opened.
+    #[error(transparent)]
+    Store(OpenError),
+    /// The API can't be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The ports of the egress policy can't be read.
+    #[error(transparent)]
+    Ports(#[from] PortSetError),
+    /// The file of extra certificates can't be read.
+    #[error("egress.extra_ca_file can't be read")]
+    ExtraCa(#[from] io::Error),
+    /// The HTTP client can't be made.
+    #[error(transparent)]
+    Sender(#[from] BuildError),
+    /// The outcome log can't be read.
+    #[error("the outcome log can't be read")]
+    Database(#[source] Error),
+}
+
+/// How a server ended, if not well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A part of it died.
+    #[error(transparent)]
+    Died(#[from] TaskDied),
+    /// It was stopped before everything was finished.
+    #[error(transparent)]
+    Forced(#[from] Forced),
+    /// The signals can't be taken.
+    #[error("signals can't be taken")]
+    Signals(#[source] io::Error),
+}
+
+/// A running server. Dropped without [`Server::stop`] it ends at once, as if it had crashed.
+pub struct Server {
+    local_addr: SocketAddr,
+    store: Store,
+    health: Health,
+    lifecycle: Lifecycle,
+    grace: Duration,
+}
+
+impl Server {
+    /// Starts a server. When this returns, calls are answered.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`]. Nothing is left running.
+    pub async fn start(config: &Config, environment: Environment) -> Result<Self, StartError> {
+        first_start::make_folder(&config.data_dir).map_err(StartError::DataDir)?;
+        // Before anything is written: the most frequent mistake is a second server.
+        let listen = |source| StartError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let local_addr = listener.local_addr().map_err(listen)?;
+        let (store, jobs) = open_store(config, environment).await?;
+        first_start::api_keys(&store, &config.data_dir).await?;
+
+        let health = Health::starting().await;
+        let lifecycle = Lifecycle::default();
+        let (sender, services) = assemble(config, &store, &lifecycle).await?;
+        let serving = rpc::serve(services, &health, &config.rpc(), listener, lifecycle.stop().clone())?;
+        lifecycle.spawn("rpc", serving);
+        start_background(config, &store, Dispatcher::new(store.clone(), sender, jobs), &lifecycle);
+        let (watched, watcher) = (store.clone(), health.clone());
+        lifecycle.spawn_support("health", |stop| async move { watcher.follow(&watched, stop).await });
+        tracing::info!(address = %local_addr, "serving gRPC");
+        Ok(Self {
+            local_addr,
+            store,
+            health,
+            lifecycle,
+            grace: config.shutdown.grace(),
+        })
+    }
+
+    /// The address that it listens on, with the port that was chosen for port 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Its database.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Stops gracefully.
+    ///
+    /// # Errors
+    ///
+    /// [`Forced`] if not everything was finished within the grace.
+    pub async fn stop(self) -> Result<(), Forced> {
+        self.finish(std::future::pending()).await
+    }
+
+    /// Runs until SIGTERM or SIGINT, then stops gracefully; a second signal forces the stop.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`].
+    pub async fn run(self) -> Result<(), RunError> {
+        let mut signals = Signals::take().map_err(RunError::Signals)?;
+        let died = tokio::select! {
+            () = signals.next() => None,
+            died = self.lifecycle.died() => Some(died),
+        };
+        let finished = self.finish(signals.next()).await;
+        match died {
+            Some(died) => Err(died.into()),
+            None => Ok(finished?),
+        }
+    }
+
+    async fn finish(self, force: impl Future<Output = ()>) -> Result<(), Forced> {
+        tracing::info!("stopping");
+        // First of all, so that no balancer sends more.
+        self.health.close().await;
+        let finished = self.lifecycle.finish(self.grace, force).await;
+        let server = self.store.local().server();
+        let leave = self
+            .store
+            .write("leave", |tx: Tx| async move { lease::leave(&tx, server).await });
+        match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "the database wasn't told of the stop"),
+            Err(_) => tracing::debug!("the database wasn't told of the stop in time"),
+        }
+        tracing::info!("stopped");
+        finished
+    }
+}
+
+async fn open_store(
+    config: &Config,
+    environment: Environment,
+) -> Result<(Store, UnboundedReceiver<Handover>), StartError> {
+    let master = first_start::master_key(config, &environment.entropy)?;
+    let opened = Store::open(&open_options(config, environment), Sealer::new(&master.key)).await;
+    opened.map_err(|error| {
+        if !is_wrong_key(&error) {
+            return StartError::Store(error);
+        }
+        if master.is_new {
+            first_start::forget_master_key(config);
+        }
+        StartError::WrongMasterKey
+    })
+}
+
+/// How the configuration wants the database opened.
+#[must_use]
+pub fn open_options(config: &Config, environment: Environment) -> OpenOptions {
+    OpenOptions {
+        url: config.database_url(),
+        connections: config.database.connections,
+        migrate: config.migrate,
+        senders: config.dispatch.senders,
+        clock: environment.clock,
+        entropy: environment.entropy,
+    }
+}
+
+fn is_wrong_key(error: &OpenError) -> bool {
+    let OpenError::Start(Error::Internal(source)) = error else {
+        return false;
+    };
+    source.downcast_ref::<secrets::OpenError>() == Some(&secrets::OpenError::WrongKey)
+}
+
+/// Makes what the services share, and starts the tasks behind it.
+async fn assemble(config: &Config, store: &Store, lifecycle: &Lifecycle) -> Result<(Sender, Services), StartError> {
+    let policy = config.egress.policy()?;
+    let settings = SenderSettings { extra_ca_pem: config.egress.extra_ca_pem()?, ..SenderSettings::default() };
+    let sender = Sender::new(policy.clone(), &settings)?;
+    let outcomes = OutcomeLog::open(store.clone(), lifecycle.stop().soft.clone()).await.map_err(StartError::Database)?;
+    lifecycle.spawn("outcomes", outcomes.clone().follow());
+    let (assigner, work) = Assigner::new(store.clone());
+    // It answers the calls that are in progress at the stop, and ends after them.
+    lifecycle.spawn_support("assigner", |stop| work.run(stop));
+    let services = Services {
+        store: store.clone(),
+        assigner,
+        outcomes,
+        egress: Arc::new(Egress::new(policy)),
+        keys: Keys::new(store.clone()),
+    };
+    Ok((sender, services))
+}
+
+/// Starts what works in the background, one line or two for each part.
+fn start_background(config: &Config, store: &Store, dispatcher: Dispatcher, lifecycle: &Lifecycle) {
+    let (url, listening) = (config.database_url(), store.clone());
+    lifecycle.spawn_support("listen", |stop| async move {
+        listening.listen(&url, stop.clone()).await;
+        // There is nothing to listen to on SQLite.
+        stop.cancelled().await;
+    });
+    let beating = store.clone();
+    lifecycle.spawn_support("heartbeat", |stop| async move { beat(&beating, stop).await });
+    let stop = lifecycle.stop().clone();
+    lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard));
+    lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft));
+}
+
+/// Keeps this server's leases, and frees those of dead servers, until `stop`.
+async fn beat(store: &Store, stop: CancellationToken) {
+    let server = store.local().server();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(HEARTBEAT_EVERY) => {}
+        }
+        let beat = |tx: Tx| async move {
+            lease::beat(&tx, server).await?;
+            lease::bury_dead(&tx, server).await
+        };
+        if let Err(error) = store.write("heartbeat", beat).await {
+            tracing::debug!(error = chain(&error), "no heartbeat");
+        }
+    }
+}
