@@ -1,5 +1,6 @@
 //! What every call passes through: the API key, a deadline, and retries where they are safe (AIP-194).
 
+use std::error::Error as _;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -53,29 +54,20 @@ impl Channel {
     /// Makes one call with its retries.
     async fn unary(mut self, method: Method, request: Request<Body>) -> Result<Response<Body>, Status> {
         let (head, body) = request.into_parts();
-        let timeout = head
-            .headers
-            .get(GRPC_TIMEOUT)
-            .and_then(read_timeout)
-            .unwrap_or(self.policy.deadline);
+        let timeout = head.headers.get(GRPC_TIMEOUT).and_then(read_timeout).unwrap_or(self.policy.deadline);
         let deadline = Instant::now() + timeout;
         let body = body.collect().await?.to_bytes();
         let mut retries = 0;
         loop {
             let mut request = Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
-            request
-                .headers_mut()
-                .insert(GRPC_TIMEOUT, write_timeout(deadline - Instant::now()));
+            request.headers_mut().insert(GRPC_TIMEOUT, write_timeout(deadline - Instant::now()));
             let answer = timeout_at(deadline, exchange(&mut self.inner, request))
                 .await
-                .unwrap_or_else(|_| Err(Status::deadline_exceeded("the deadline passed")));
+                .unwrap_or_else(|_| Err(deadline_exceeded()));
             let Some(status) = unavailable(&answer) else {
                 return Ok(answer?.map(Body::new));
             };
-            let delay = backoff(
-                retries,
-                status.get_details_retry_info().and_then(|info| info.retry_delay),
-            );
+            let delay = backoff(retries, status.get_details_retry_info().and_then(|info| info.retry_delay));
             let in_time = Instant::now() + delay < deadline;
             if retries == self.policy.retries || !in_time || !method.may_repeat(message(&body)) {
                 return Ok(answer?.map(Body::new));
@@ -98,10 +90,7 @@ impl Service<Request<Body>> for Channel {
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if let Some(authorization) = &self.policy.authorization {
-            request
-                .headers_mut()
-                .entry(AUTHORIZATION)
-                .or_insert_with(|| authorization.clone());
+            request.headers_mut().entry(AUTHORIZATION).or_insert_with(|| authorization.clone());
         }
         let mut channel = self.clone();
         match Method::at(request.uri().path()) {
@@ -120,12 +109,8 @@ impl fmt::Debug for Channel {
 /// How long to wait after so many failures in a row: what the server asked for, or else twice as long each time, with
 /// half of it by chance so that clients don't come back all at once.
 pub(crate) fn backoff(failures: u32, retry_after: Option<Duration>) -> Duration {
-    let longest = FIRST_DELAY
-        .saturating_mul(2_u32.saturating_pow(failures))
-        .min(LONGEST_DELAY);
-    longest
-        .mul_f64(0.5 + 0.5 * fastrand::f64())
-        .max(retry_after.unwrap_or_default())
+    let longest = FIRST_DELAY.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_DELAY);
+    longest.mul_f64(0.5 + 0.5 * fastrand::f64()).max(retry_after.unwrap_or_default())
 }
 
 /// Sends a request, takes the whole answer.
@@ -134,21 +119,29 @@ async fn exchange(
     request: Request<Body>,
 ) -> Result<Response<Collected<Bytes>>, Status> {
     let (head, body) = send(channel, request).await?.into_parts();
-    let body = Limited::new(body, MAX_ANSWER_BYTES)
-        .collect()
-        .await
-        .map_err(Status::from_error)?;
+    let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(Status::from_error)?;
     Ok(Response::from_parts(head, body))
 }
 
 async fn send(channel: &mut tonic::transport::Channel, request: Request<Body>) -> Result<Response<Body>, Status> {
-    poll_fn(|context| channel.poll_ready(context))
-        .await
-        .map_err(|error| Status::from_error(error.into()))?;
-    channel
-        .call(request)
-        .await
-        .map_err(|error| Status::from_error(error.into()))
+    poll_fn(|context| channel.poll_ready(context)).await.map_err(status)?;
+    channel.call(request).await.map_err(status)
+}
+
+/// The status of an error of the transport, which watches the deadline too but calls its end a cancellation.
+fn status(error: tonic::transport::Error) -> Status {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return deadline_exceeded();
+        }
+        cause = error.source();
+    }
+    Status::from_error(error.into())
+}
+
+fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the deadline passed")
 }
 
 /// The status of an answer that says UNAVAILABLE: in its headers, its trailers, or by a proxy's HTTP status.
@@ -156,12 +149,7 @@ fn unavailable(answer: &Result<Response<Collected<Bytes>>, Status>) -> Option<St
     let status = match answer {
         Err(status) => Some(status.clone()),
         Ok(response) => Status::from_header_map(response.headers())
-            .or_else(|| {
-                response
-                    .body()
-                    .trailers()
-                    .and_then(|trailers: &HeaderMap| Status::from_header_map(trailers))
-            })
+            .or_else(|| response.body().trailers().and_then(|trailers: &HeaderMap| Status::from_header_map(trailers)))
             .or_else(|| matches!(response.status().as_u16(), 429 | 502..=504).then(|| Status::unavailable(""))),
     };
     status.filter(|status| status.code() == Code::Unavailable)

@@ -63,15 +63,10 @@ impl Client {
     ///
     /// See [`OptionsError`].
     pub fn connect(options: Options) -> Result<Self, OptionsError> {
-        let policy = Policy {
-            authorization: options.authorization()?,
-            deadline: options.deadline,
-            retries: options.retries,
-        };
+        let policy =
+            Policy { authorization: options.authorization()?, deadline: options.deadline, retries: options.retries };
         let endpoint = options.into_endpoint()?;
-        Ok(Self {
-            channel: Channel::new(endpoint.connect_lazy(), Arc::new(policy)),
-        })
+        Ok(Self { channel: Channel::new(endpoint.connect_lazy(), Arc::new(policy)) })
     }
 
     /// Tenants and their API keys; takes the root key.
@@ -206,11 +201,7 @@ impl Options {
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-        if is_tls {
-            endpoint.tls_config(tls).map_err(OptionsError::Tls)
-        } else {
-            Ok(endpoint)
-        }
+        if is_tls { endpoint.tls_config(tls).map_err(OptionsError::Tls) } else { Ok(endpoint) }
     }
 
     fn tls(&self) -> ClientTlsConfig {
@@ -243,10 +234,7 @@ mod tests {
     fn check(options: Options, expected: Result<(), &str>) {
         let made = Client::connect(options);
         assert_eq!(
-            made.map(|_| ())
-                .map_err(|error| error.to_string())
-                .as_ref()
-                .map_err(String::as_str),
+            made.map(|_| ()).map_err(|error| error.to_string()).as_ref().map_err(String::as_str),
             expected.as_ref().map_err(|text| *text)
         );
     }
@@ -267,9 +255,7 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        let options = Options::new("http://127.0.0.1:50051")
-            .api_key("thk_x")
-            .identity("cert", "key");
+        let options = Options::new("http://127.0.0.1:50051").api_key("thk_x").identity("cert", "key");
         assert_eq!(
             format!("{options:?}"),
             "Options { address: \"http://127.0.0.1:50051\", deadline: 10s, retries: 3, .. }"

@@ -125,10 +125,7 @@ mod tests {
         violation.reason = "EMAIL".into();
         details.set_bad_request(vec![violation]);
         let error = Error::from(Status::with_error_details(Code::OutOfRange, "too old", details));
-        assert_eq!(
-            (error.code, error.reason),
-            (Code::OutOfRange, ErrorReason::CursorExpired)
-        );
+        assert_eq!((error.code, error.reason), (Code::OutOfRange, ErrorReason::CursorExpired));
         assert_eq!(error.metadata, BTreeMap::from([("oldest_cursor".into(), "abc".into())]));
         assert_eq!(error.retry_after, Some(Duration::from_millis(1_500)));
         assert_eq!(error.violations.len(), 1);

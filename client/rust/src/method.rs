@@ -69,9 +69,7 @@ impl Method {
         let Some((_, name)) = path.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('/')) else {
             return Self::Other;
         };
-        let repeatable = REPEATABLE
-            .iter()
-            .find(|(request, _)| request.strip_suffix("Request") == Some(name));
+        let repeatable = REPEATABLE.iter().find(|(request, _)| request.strip_suffix("Request") == Some(name));
         if let Some((_, is_repeatable)) = repeatable {
             Self::Write(*is_repeatable)
         } else if NEVER_REPEATED.contains(&name) {
@@ -107,28 +105,13 @@ mod tests {
     #[test]
     fn reads_and_writes_with_a_request_id_may_be_repeated() {
         check("/taghook.v1.TagService/GetTag", &v1::GetTagRequest::default(), true);
-        check(
-            "/taghook.v1.WebhookService/PreviewWebhook",
-            &v1::PreviewWebhookRequest::default(),
-            true,
-        );
-        let mut request = v1::TagContactRequest {
-            email: "ada@example.com".into(),
-            ..Default::default()
-        };
+        check("/taghook.v1.WebhookService/PreviewWebhook", &v1::PreviewWebhookRequest::default(), true);
+        let mut request = v1::TagContactRequest { email: "ada@example.com".into(), ..Default::default() };
         check("/taghook.v1.ContactService/TagContact", &request, false);
         request.request_id = "1".into();
         check("/taghook.v1.ContactService/TagContact", &request, true);
-        check(
-            "/taghook.v1.ContactService/BatchTagContacts",
-            &v1::BatchTagContactsRequest::default(),
-            false,
-        );
-        check(
-            "/taghook.v1.DeliveryService/StreamOutcomes",
-            &v1::StreamOutcomesRequest::default(),
-            false,
-        );
+        check("/taghook.v1.ContactService/BatchTagContacts", &v1::BatchTagContactsRequest::default(), false);
+        check("/taghook.v1.DeliveryService/StreamOutcomes", &v1::StreamOutcomesRequest::default(), false);
         check("/other.v1.TagService/GetTag", &v1::GetTagRequest::default(), false);
     }
 
@@ -153,10 +136,7 @@ mod tests {
                     if method.server_streaming() || method.client_streaming() {
                         assert!(matches!(known, Method::Other), "{path}");
                     } else if takes_id {
-                        assert!(
-                            REPEATABLE.iter().any(|(name, _)| *name == input),
-                            "{path} takes a request_id"
-                        );
+                        assert!(REPEATABLE.iter().any(|(name, _)| *name == input), "{path} takes a request_id");
                     } else {
                         assert!(!matches!(known, Method::Other), "{path} is missing");
                     }

@@ -67,19 +67,8 @@ impl Outcomes {
             Start::After(cursor) => Some(cursor.clone()),
             Start::Now | Start::Beginning => None,
         };
-        let follower = Follower {
-            service,
-            open_timeout,
-            request: request(filter, start),
-            open: None,
-            failures: 0,
-        };
-        Self {
-            messages: follower.into_stream().boxed(),
-            held: None,
-            cursor,
-            is_started: false,
-        }
+        let follower = Follower { service, open_timeout, request: request(filter, start), open: None, failures: 0 };
+        Self { messages: follower.into_stream().boxed(), held: None, cursor, is_started: false }
     }
 
     /// Waits until the server has fixed the start, so that whatever is done after it is seen. While no server can be
@@ -116,10 +105,7 @@ impl Outcomes {
     fn accept(&mut self, message: StreamOutcomesResponse) -> Option<Entry> {
         self.is_started = true;
         match message.message {
-            Some(Message::Outcome(outcome)) => Some(Entry {
-                outcome,
-                cursor: message.cursor,
-            }),
+            Some(Message::Outcome(outcome)) => Some(Entry { outcome, cursor: message.cursor }),
             // A checkpoint, or something that only a later version knows.
             _ => {
                 self.cursor = Some(message.cursor);
@@ -155,9 +141,7 @@ impl Stream for Outcomes {
 
 impl fmt::Debug for Outcomes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outcomes")
-            .field("cursor", &self.cursor)
-            .finish_non_exhaustive()
+        f.debug_struct("Outcomes").field("cursor", &self.cursor).finish_non_exhaustive()
     }
 }
 
@@ -167,11 +151,7 @@ fn request(filter: Filter, start: Start) -> StreamOutcomesRequest {
         Start::Beginning => (stream_outcomes_request::Start::Beginning, String::new()),
         Start::After(cursor) => (stream_outcomes_request::Start::Unspecified, cursor),
     };
-    StreamOutcomesRequest {
-        start_at: start_at.into(),
-        after_cursor,
-        filter: Some(filter),
-    }
+    StreamOutcomesRequest { start_at: start_at.into(), after_cursor, filter: Some(filter) }
 }
 
 /// Reads one stream after the other.
@@ -222,14 +202,10 @@ impl Follower {
             Some(stream) => stream,
             None => {
                 let open = self.service.stream_outcomes(self.request.clone());
-                let opened = timeout(self.open_timeout, open)
-                    .await
-                    .map_err(|_| Status::unavailable("no answer"))??;
+                let opened = timeout(self.open_timeout, open).await.map_err(|_| Status::unavailable("no answer"))??;
                 self.open.insert(opened.into_inner())
             }
         };
-        timeout(LONGEST_SILENCE, stream.message())
-            .await
-            .map_err(|_| Status::unavailable("the stream is silent"))?
+        timeout(LONGEST_SILENCE, stream.message()).await.map_err(|_| Status::unavailable("the stream is silent"))?
     }
 }

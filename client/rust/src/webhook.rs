@@ -103,18 +103,13 @@ pub fn signed_query(uri: &Uri) -> &[u8] {
 
 fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<&'a str, VerifyError> {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
-    value
-        .filter(|value| !value.is_empty())
-        .ok_or(VerifyError::InvalidHeader(name))
+    value.filter(|value| !value.is_empty()).ok_or(VerifyError::InvalidHeader(name))
 }
 
 fn check_time(timestamp: &str, now: SystemTime, tolerance: Duration) -> Result<(), VerifyError> {
-    let seconds: u64 = timestamp
-        .parse()
-        .map_err(|_| VerifyError::InvalidHeader(HEADER_TIMESTAMP))?;
-    let sent = UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .ok_or(VerifyError::InvalidHeader(HEADER_TIMESTAMP))?;
+    let seconds: u64 = timestamp.parse().map_err(|_| VerifyError::InvalidHeader(HEADER_TIMESTAMP))?;
+    let sent =
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or(VerifyError::InvalidHeader(HEADER_TIMESTAMP))?;
     match now.duration_since(sent) {
         Ok(age) if age > tolerance => Err(VerifyError::TooOld),
         Err(ahead) if ahead.duration() > tolerance => Err(VerifyError::TooNew),
@@ -139,23 +134,13 @@ mod tests {
     }
 
     fn headers(signature: &str) -> HeaderMap {
-        let pairs = [
-            (HEADER_ID, ID),
-            (HEADER_TIMESTAMP, "1649367553"),
-            (HEADER_SIGNATURE, signature),
-        ];
-        pairs
-            .into_iter()
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-            .collect()
+        let pairs = [(HEADER_ID, ID), (HEADER_TIMESTAMP, "1649367553"), (HEADER_SIGNATURE, signature)];
+        pairs.into_iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
     #[track_caller]
     fn check(secret: &str, signature: &str, body: &[u8], expected: Result<(), VerifyError>) {
-        assert_eq!(
-            verify(secret, &headers(signature), body, at(TIMESTAMP_S), TOLERANCE),
-            expected
-        );
+        assert_eq!(verify(secret, &headers(signature), body, at(TIMESTAMP_S), TOLERANCE), expected);
     }
 
     #[test]
@@ -167,21 +152,11 @@ mod tests {
         check(SECRET, SIGNATURE, b"{}", no_match);
         check(OTHER_SECRET, SIGNATURE, BODY, no_match);
         check(SECRET, "tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=", BODY, no_match);
-        check(
-            SECRET,
-            "v1a,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
-            BODY,
-            no_match,
-        );
+        check(SECRET, "v1a,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=", BODY, no_match);
         check(SECRET, "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kk", BODY, no_match);
         check(SECRET, "v1,", BODY, no_match);
         check(SECRET, ",", BODY, no_match);
-        check(
-            "C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
-            SIGNATURE,
-            BODY,
-            Err(VerifyError::InvalidSecret),
-        );
+        check("C2FVsBQIhrscChlQIMV+b5sSYspob7oD", SIGNATURE, BODY, Err(VerifyError::InvalidSecret));
         check("whsec_?", SIGNATURE, BODY, Err(VerifyError::InvalidSecret));
     }
 
@@ -197,10 +172,7 @@ mod tests {
 
     #[track_caller]
     fn check_at(now_s: u64, expected: Result<(), VerifyError>) {
-        assert_eq!(
-            verify(SECRET, &headers(SIGNATURE), BODY, at(now_s), TOLERANCE),
-            expected
-        );
+        assert_eq!(verify(SECRET, &headers(SIGNATURE), BODY, at(now_s), TOLERANCE), expected);
     }
 
     #[test]
@@ -214,11 +186,7 @@ mod tests {
     #[test]
     fn what_the_official_library_signs_is_verified() {
         let official = standardwebhooks::Webhook::new(OTHER_SECRET).unwrap();
-        for body in [
-            "",
-            "email=ada%40example.com&first_name=Zo%C3%AB",
-            "{\"name\":\"Zoë 🦊\"}",
-        ] {
+        for body in ["", "email=ada%40example.com&first_name=Zo%C3%AB", "{\"name\":\"Zoë 🦊\"}"] {
             let signature = official.sign(ID, TIMESTAMP_S.cast_signed(), body.as_bytes()).unwrap();
             check(OTHER_SECRET, &signature, body.as_bytes(), Ok(()));
         }
