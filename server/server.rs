@@ -133,7 +133,7 @@ impl Server {
         let stop = lifecycle.stop().clone();
         let outcomes = OutcomeLog::open(store.clone(), stop.soft.clone()).await.map_err(StartError::Log)?;
         // It outlives the calls in progress, which wait for it.
-        let (assigner, assigning) = Assigner::new(store.clone(), stop.last.clone());
+        let (assigner, assigning) = Assigner::new(store.clone());
         let services = Services {
             store: store.clone(),
             keys: Keys::new(store.clone()),
@@ -146,7 +146,7 @@ impl Server {
         let dispatcher = Dispatcher::new(store.clone(), sender, handovers);
         lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard.clone()));
         lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
-        lifecycle.spawn_support("assign", assigning);
+        lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
         lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("heartbeat", beat(store.clone(), stop.last.clone()));
         lifecycle.spawn_support("health", health.clone().follow(store.clone(), stop.last));

@@ -13,83 +13,11 @@ const TABLES: [&str; 5] = ["contacts", "fields", "tags", "contact_tags", "events
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager
-            .create_table(
-                Table::create()
-                    .table("contacts")
-                    .col(uuid("id").primary_key())
-                    .col(uuid("workspace_id"))
-                    .col(text_null("email"))
-                    .col(text_null("phone"))
-                    .col(small_integer("status"))
-                    // All field values in one JSON object: a trigger reads them together.
-                    .col(text("field_values"))
-                    .col(big_integer("version"))
-                    .col(big_integer("created_us"))
-                    .col(big_integer("updated_us"))
-                    .to_owned(),
-            )
-            .await?;
-        manager
-            .create_table(
-                Table::create()
-                    .table("fields")
-                    .col(uuid("id").primary_key())
-                    .col(uuid("workspace_id"))
-                    .col(text("key"))
-                    .col(text("display_name"))
-                    .col(small_integer("type"))
-                    .col(big_integer("version"))
-                    .col(big_integer("created_us"))
-                    .col(big_integer("updated_us"))
-                    .to_owned(),
-            )
-            .await?;
-        manager
-            .create_table(
-                Table::create()
-                    .table("tags")
-                    .col(uuid("id").primary_key())
-                    .col(uuid("workspace_id"))
-                    .col(text("name"))
-                    .col(small_integer("kind"))
-                    .col(text("description"))
-                    .col(big_integer("version"))
-                    .col(big_integer("created_us"))
-                    .col(big_integer("updated_us"))
-                    .to_owned(),
-            )
-            .await?;
-        manager
-            .create_table(
-                Table::create()
-                    .table("contact_tags")
-                    .col(uuid("contact_id"))
-                    .col(uuid("tag_id"))
-                    .col(uuid("workspace_id"))
-                    .col(big_integer("assigned_us"))
-                    .primary_key(Index::create().col("contact_id").col("tag_id"))
-                    .to_owned(),
-            )
-            .await?;
-        manager
-            .create_table(
-                Table::create()
-                    .table("events")
-                    .col(uuid("id").primary_key())
-                    .col(uuid("workspace_id"))
-                    .col(uuid("contact_id"))
-                    .col(text("type"))
-                    .col(text_null("attributes"))
-                    .col(uuid_null("tag_id"))
-                    .col(big_integer("event_us"))
-                    .col(big_integer("recorded_us"))
-                    // How many causes inside the system lie before it, and the last of them.
-                    .col(small_integer("causation_depth"))
-                    .col(uuid_null("cause_id"))
-                    .to_owned(),
-            )
-            .await?;
+        manager.create_table(contacts()).await?;
+        manager.create_table(fields()).await?;
+        manager.create_table(tags()).await?;
+        manager.create_table(contact_tags()).await?;
+        manager.create_table(events()).await?;
         compare_bytes(manager, "contacts", "email").await?;
         compare_bytes(manager, "tags", "name").await?;
         execute(
@@ -111,4 +39,76 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         drop_tables(manager, &TABLES).await
     }
+}
+
+fn contacts() -> TableCreateStatement {
+    Table::create()
+        .table("contacts")
+        .col(uuid("id").primary_key())
+        .col(uuid("workspace_id"))
+        .col(text_null("email"))
+        .col(text_null("phone"))
+        .col(small_integer("status"))
+        // All field values in one JSON object: a trigger reads them together.
+        .col(text("field_values"))
+        .col(big_integer("version"))
+        .col(big_integer("created_us"))
+        .col(big_integer("updated_us"))
+        .to_owned()
+}
+
+fn fields() -> TableCreateStatement {
+    Table::create()
+        .table("fields")
+        .col(uuid("id").primary_key())
+        .col(uuid("workspace_id"))
+        .col(text("key"))
+        .col(text("display_name"))
+        .col(small_integer("type"))
+        .col(big_integer("version"))
+        .col(big_integer("created_us"))
+        .col(big_integer("updated_us"))
+        .to_owned()
+}
+
+fn tags() -> TableCreateStatement {
+    Table::create()
+        .table("tags")
+        .col(uuid("id").primary_key())
+        .col(uuid("workspace_id"))
+        .col(text("name"))
+        .col(small_integer("kind"))
+        .col(text("description"))
+        .col(big_integer("version"))
+        .col(big_integer("created_us"))
+        .col(big_integer("updated_us"))
+        .to_owned()
+}
+
+fn contact_tags() -> TableCreateStatement {
+    Table::create()
+        .table("contact_tags")
+        .col(uuid("contact_id"))
+        .col(uuid("tag_id"))
+        .col(uuid("workspace_id"))
+        .col(big_integer("assigned_us"))
+        .primary_key(Index::create().col("contact_id").col("tag_id"))
+        .to_owned()
+}
+
+fn events() -> TableCreateStatement {
+    Table::create()
+        .table("events")
+        .col(uuid("id").primary_key())
+        .col(uuid("workspace_id"))
+        .col(uuid("contact_id"))
+        .col(text("type"))
+        .col(text_null("attributes"))
+        .col(uuid_null("tag_id"))
+        .col(big_integer("event_us"))
+        .col(big_integer("recorded_us"))
+        // How many causes inside the system lie before it, and the last of them.
+        .col(small_integer("causation_depth"))
+        .col(uuid_null("cause_id"))
+        .to_owned()
 }

@@ -32,11 +32,11 @@ struct Wish {
 }
 
 impl Assigner {
-    /// The assigner, and the task that does its work until `stop`.
+    /// The assigner, and the work that is done for it.
     #[must_use]
-    pub fn new(store: Store, stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(store: Store) -> (Self, AssignerWork) {
         let (queue, wishes) = mpsc::channel(MAX_QUEUE);
-        (Self { queue }, run(store, wishes, stop))
+        (Self { queue }, AssignerWork { store, wishes })
     }
 
     /// Assigns tags; durable when it returns. A key makes it repeatable. A caller that goes away before its turn has
@@ -52,20 +52,30 @@ impl Assigner {
     }
 }
 
-async fn run(store: Store, mut wishes: mpsc::Receiver<Wish>, stop: CancellationToken) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    loop {
-        tokio::select! {
-            // What has been queued is answered even while stopping.
-            biased;
-            taken = wishes.recv_many(&mut batch, MAX_BATCH) => {
-                if taken == 0 {
-                    return;
+/// The other side of an [`Assigner`].
+pub struct AssignerWork {
+    store: Store,
+    wishes: mpsc::Receiver<Wish>,
+}
+
+impl AssignerWork {
+    /// Commits what callers wish for, until `stop`; what has been queued then is still answered.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { store, mut wishes } = self;
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                taken = wishes.recv_many(&mut batch, MAX_BATCH) => {
+                    if taken == 0 {
+                        // Nobody can wish any more, which is no reason to end before the time.
+                        return stop.cancelled().await;
+                    }
+                    batch.retain(|wish: &Wish| !wish.answer.is_closed());
+                    commit(&store, std::mem::take(&mut batch)).await;
                 }
-                batch.retain(|wish: &Wish| !wish.answer.is_closed());
-                commit(&store, std::mem::take(&mut batch)).await;
+                () = stop.cancelled(), if !wishes.is_closed() => wishes.close(),
             }
-            () = stop.cancelled() => wishes.close(),
         }
     }
 }

@@ -113,7 +113,7 @@ impl Violations {
     /// # Errors
     ///
     /// [`Error::Internal`] if a rule of the proto can't be applied.
-    pub(super) fn check_rules(&mut self, at: &str, message: &(impl Message + Name)) -> Result<()> {
+    pub(super) fn check_rules(&mut self, at: &str, message: &impl Name) -> Result<()> {
         match pb::validate(message) {
             Ok(()) => Ok(()),
             Err(prost_protovalidate::Error::Validation(error)) => {

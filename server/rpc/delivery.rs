@@ -43,7 +43,7 @@ impl pb::delivery_service_server::DeliveryService for Services {
         let mut call = Call::open(request)?;
         let pb::ListDeliveriesRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
         let page = Page::<DeliveryId>::read(page_size, &page_token, "deliveries", filter.as_ref(), &mut call.violations);
-        let filter = parse_filter(filter.unwrap_or_default(), &mut call.violations);
+        let filter = parse_filter(&filter.unwrap_or_default(), &mut call.violations);
         call.finish()?;
         let db = self.store.read();
         let deliveries =
@@ -153,7 +153,7 @@ async fn cancel(tx: &Tx, workspace: WorkspaceId, id: DeliveryId) -> Result<Deliv
     Ok(delivery)
 }
 
-fn parse_filter(filter: pb::DeliveryFilter, violations: &mut Violations) -> DeliveryFilter {
+fn parse_filter(filter: &pb::DeliveryFilter, violations: &mut Violations) -> DeliveryFilter {
     DeliveryFilter {
         webhook_ids: violations.ids("filter.webhook_ids", &filter.webhook_ids),
         contact_ids: violations.ids("filter.contact_ids", &filter.contact_ids),

@@ -8,5 +8,6 @@
     reason = "a test fails by a panic; clippy's allowance for tests doesn't reach the helpers of integration tests"
 )]
 
+mod store;
 mod support;
 mod tidy;
