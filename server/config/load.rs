@@ -133,12 +133,13 @@ fn file(sources: &Sources) -> Option<PathBuf> {
 
 /// All fields and their defaults.
 fn known_fields() -> Result<BTreeMap<String, Value>, ConfigError> {
-    fields_of(&Config::default()).map_err(|error| ConfigError(vec![error.to_string()]))
+    fields_of(&Config::default())
 }
 
-fn fields_of(config: &Config) -> Result<BTreeMap<String, Value>, figment::Error> {
+fn fields_of(config: &Config) -> Result<BTreeMap<String, Value>, ConfigError> {
+    let value = Value::serialize(config).map_err(|error| ConfigError(vec![error.to_string()]))?;
     let mut fields = BTreeMap::new();
-    flatten("", Value::serialize(config)?, &mut |key, value| {
+    flatten("", value, &mut |key, value| {
         fields.insert(key, value);
     });
     Ok(fields)

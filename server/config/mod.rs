@@ -173,7 +173,8 @@ pub struct Shutdown {
 pub struct Log {
     /// `text` for people, `json` for programs. Default: `text`.
     pub format: LogFormat,
-    /// What is logged, as `info,taghook::rpc=debug`, which adds a line for each call. Default: `info`.
+    /// What is logged, as `info,taghook::rpc=debug`, which adds a line for each call.
+    /// Default: `info,sea_orm_migration=warn,sqlx=error`.
     pub filter: String,
 }
 
@@ -330,7 +331,7 @@ impl Default for Shutdown {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
+        Self { format: LogFormat::Text, filter: "info,sea_orm_migration=warn,sqlx=error".to_owned() }
     }
 }
 

@@ -79,10 +79,12 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // Without a status the caller went away, or its connection did.
-        let code = self.code.map_or("gone", |code| code.description());
+        // Without a status it was the caller, or its connection, that ended the call.
         let duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(parent: &self.span, code, duration_us, "call ended");
+        match self.code {
+            Some(code) => tracing::debug!(parent: &self.span, ?code, duration_us, "call ended"),
+            None => tracing::debug!(parent: &self.span, duration_us, "call abandoned"),
+        }
     }
 }
 

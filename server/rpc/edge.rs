@@ -267,25 +267,4 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_timeout(text: &str, expected: Option<Duration>) {
-        assert_eq!(parse_timeout(text), expected, "{text:?}");
-    }
-
-    #[test]
-    fn reads_the_timeout_of_a_call() {
-        check_timeout("1H", Some(Duration::from_secs(3_600)));
-        check_timeout("2M", Some(Duration::from_secs(120)));
-        check_timeout("3S", Some(Duration::from_secs(3)));
-        check_timeout("250m", Some(Duration::from_millis(250)));
-        check_timeout("82u", Some(Duration::from_micros(82)));
-        check_timeout("0n", Some(Duration::ZERO));
-        check_timeout("99999999H", Some(Duration::from_secs(359_999_996_400)));
-        for bad in ["", "S", "1", "100000000S", "1s", "-1S", "+1S", "1.5S", " 1S", "1Sé", "é"] {
-            check_timeout(bad, None);
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,8 @@
 //! The gRPC surface: which services there are, and what every call passes through before it reaches one.
 //!
 //! One file a service, one function an RPC: parse, transact, answer. The conversions of a noun stand under its service.
-//! A call comes in at [`connections`], passes CORS and the translation of gRPC-Web, then [`edge`] (span, bounds,
-//! deadline, panics, key), then reaches its service.
+//! A call comes in at [`connections`], passes [`web`] (CORS, gRPC-Web) and [`edge`] (span, bounds, deadline, panics, key),
+//! then reaches its service.
 
 pub mod auth;
 mod call;
@@ -20,21 +20,20 @@ mod page;
 mod repeat;
 mod tag;
 mod trigger;
+mod web;
 mod webhook;
 mod workspace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_reflection::server::Builder as Reflection;
-use tonic_web::GrpcWebLayer;
 use tower::ServiceBuilder;
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 pub use health::Health;
 
@@ -45,13 +44,10 @@ use crate::outcomes::OutcomeLog;
 use crate::pb;
 use crate::store::Store;
 use edge::{Edge, EdgeLayer};
+use web::WebLayer;
 
 /// The largest message that is read, in bytes.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// How long browsers may keep what CORS told them.
-const CORS_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// The headers of answers that pages may read.
-const EXPOSED_HEADERS: [&str; 4] = ["grpc-status", "grpc-message", "grpc-status-details-bin", "x-request-id"];
 
 /// What the services share. Cheap to clone.
 #[derive(Clone)]
@@ -97,7 +93,7 @@ pub struct ServeError(#[from] tonic_reflection::server::Error);
 ///
 /// See [`ServeError`].
 pub fn serve(
-    services: Services,
+    services: &Services,
     health: &Health,
     settings: &Settings,
     listener: TcpListener,
@@ -112,10 +108,9 @@ pub fn serve(
         stop: stop.soft.clone(),
     };
     let service = ServiceBuilder::new()
-        .layer(cors(&settings.allowed_origins))
-        .layer(GrpcWebLayer::new())
+        .layer(WebLayer::new(&settings.allowed_origins))
         .layer(EdgeLayer(Arc::new(edge)))
-        .service(routes(&services, health)?);
+        .service(routes(services, health)?);
     Ok(connections::serve(listener, service, settings.connections, stop))
 }
 
@@ -156,16 +151,4 @@ fn routes(services: &Services, health: &Health) -> Result<Routes, ServeError> {
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     Ok(standard.prepare())
-}
-
-/// Which pages may call: pages carry no cookies here, and every method needs a key that a foreign page doesn't have.
-fn cors(origins: &[HeaderValue]) -> CorsLayer {
-    let any = origins.iter().any(|origin| origin == "*");
-    let allowed = if any { AllowOrigin::any() } else { AllowOrigin::list(origins.iter().cloned()) };
-    CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([http::Method::POST])
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(EXPOSED_HEADERS.map(HeaderName::from_static))
-        .max_age(CORS_MAX_AGE)
 }
