@@ -8,7 +8,7 @@
     reason = "a test fails by a panic; clippy's allowance for tests doesn't reach the helpers of integration tests"
 )]
 
-mod store;
 mod readme;
+mod store;
 mod support;
 mod tidy;

@@ -1,4 +1,4 @@
 //! What the tests stand on.
 
-pub(crate) mod postgres;
 pub(crate) mod lost_commit;
+pub(crate) mod postgres;
