@@ -8,5 +8,7 @@
     reason = "a test fails by a panic; clippy's allowance for tests doesn't reach the helpers of integration tests"
 )]
 
+mod cli;
+mod dispatch;
 mod support;
 mod tidy;
