@@ -16,8 +16,12 @@ use crate::pb::ErrorReason;
 pub const ERROR_DOMAIN: &str = "taghook.v1";
 /// How long callers are asked to wait before they repeat a call that met an overload or an absent database.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// The most field violations that are told at once; more would outgrow the metadata that carries them.
+/// The most field violations that are told at once.
 const MAX_VIOLATIONS: usize = 50;
+/// The most bytes of them: details travel as metadata, in base 64, and clients commonly take 8 KiB of it.
+const MAX_VIOLATION_BYTES: usize = 4_500;
+/// The longest path of a field that is told: one into a map has the caller's key in it.
+const MAX_PATH_BYTES: usize = 120;
 
 /// The result of everything that can fail towards a caller.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -438,30 +442,66 @@ impl Violations {
     }
 
     fn to_details(&self) -> Vec<FieldViolation> {
-        self.0
-            .iter()
-            .take(MAX_VIOLATIONS)
-            .map(|violation| FieldViolation {
-                field: violation.field.clone(),
-                description: violation.description.clone(),
-                reason: violation.reason.clone(),
-                localized_message: None,
+        let details = self.0.iter().take(MAX_VIOLATIONS).map(|violation| FieldViolation {
+            field: shortened(&violation.field),
+            description: violation.description.clone(),
+            reason: violation.reason.clone(),
+            localized_message: None,
+        });
+        let mut bytes = 0;
+        details
+            .take_while(|detail| {
+                bytes += detail.field.len() + detail.description.len() + detail.reason.len();
+                bytes <= MAX_VIOLATION_BYTES
             })
             .collect()
     }
 
     /// One line for people who see the message alone.
     fn summary(&self) -> String {
-        let shown: Vec<String> =
-            self.0.iter().take(5).map(|violation| format!("{}: {}", violation.field, violation.description)).collect();
+        let line = |violation: &Violation| match violation.field.as_str() {
+            "" => violation.description.clone(),
+            field => format!("{}: {}", shortened(field), violation.description),
+        };
+        let shown: Vec<String> = self.0.iter().take(5).map(line).collect();
         let more = self.0.len().saturating_sub(shown.len());
         let tail = if more == 0 { String::new() } else { format!("; and {more} more") };
         format!("invalid request: {}{tail}", shown.join("; "))
     }
 }
 
+fn shortened(path: &str) -> String {
+    match path.len() {
+        0..=MAX_PATH_BYTES => path.to_owned(),
+        _ => format!("{}..", path.get(..path.floor_char_boundary(MAX_PATH_BYTES)).unwrap_or_default()),
+    }
+}
+
 impl Extend<Violation> for Violations {
     fn extend<I: IntoIterator<Item = Violation>>(&mut self, violations: I) {
         self.0.extend(violations);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_fit_into_the_metadata_of_an_answer() {
+        let mut violations = Violations::default();
+        for index in 0..400 {
+            violations.add(format!("contact.values[\"{}{index}\"]", "ü".repeat(100)), "STRING_MAX_BYTES", "must be at most 63 bytes");
+        }
+        let status = Status::from(Error::Invalid(violations));
+        assert!(status.message().len() < 1_000, "{}", status.message());
+        assert!(status.details().len() < 6_000, "{} bytes", status.details().len());
+        assert!(status.get_details_bad_request().is_some_and(|details| details.field_violations.len() > 20));
+    }
+
+    #[test]
+    fn a_violation_of_the_whole_request_has_no_path() {
+        let error = Error::invalid("", "MESSAGE_ONEOF", "one of email, phone must be set");
+        assert_eq!(Status::from(error).message(), "invalid request: one of email, phone must be set");
     }
 }

@@ -79,18 +79,12 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
 /// See [`KeyFileError`].
 pub fn master_key(config: &Config, entropy: &Entropy) -> Result<Master, KeyFileError> {
     if let Some(text) = &config.secrets.key {
-        return Ok(Master {
-            key: MasterKey::parse_base64(&text.0)?,
-            is_new: false,
-        });
+        return Ok(Master { key: MasterKey::parse_base64(&text.0)?, is_new: false });
     }
     let path = config.key_file();
     let new = entropy.with(|rng| MasterKey::generate(rng).expose_base64());
     let (text, is_new) = read_or_write(&path, &new)?;
-    Ok(Master {
-        key: MasterKey::parse_base64(&text)?,
-        is_new,
-    })
+    Ok(Master { key: MasterKey::parse_base64(&text)?, is_new })
 }
 
 /// Removes a master key that this start made, and that the database refused: it would be refused for ever.
@@ -125,10 +119,7 @@ pub async fn api_keys(store: &Store, folder: &Path) -> Result<(), KeyFileError> 
     // Another server was first; what was written here opens nothing.
     for (name, is_made) in [(ROOT_KEY_FILE, made_root), (DEFAULT_KEY_FILE, made_default)] {
         if is_made {
-            fs::remove_file(folder.join(name)).map_err(|source| KeyFileError::Io {
-                name: name.to_owned(),
-                source,
-            })?;
+            fs::remove_file(folder.join(name)).map_err(|source| KeyFileError::Io { name: name.to_owned(), source })?;
         }
     }
     Ok(())
@@ -178,25 +169,15 @@ fn read_or_write(path: &Path, new: &str) -> Result<(Zeroizing<String>, bool), Ke
         Err(error) => Err(error),
     };
     let read = |is_new| Ok((Zeroizing::new(fs::read_to_string(path)?), is_new));
-    is_new
-        .and_then(read)
-        .map_err(|source| KeyFileError::Io { name: name(), source })
+    is_new.and_then(read).map_err(|source| KeyFileError::Io { name: name(), source })
 }
 
 /// Writes a file that isn't there, whole or not at all; false if it has appeared meanwhile.
 fn write_new(path: &Path, text: &str) -> io::Result<bool> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.{}", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(OWNER_ALONE)
-        .open(&temporary)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ALONE).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
@@ -232,10 +213,7 @@ mod tests {
         assert_eq!((second.as_str(), is_new), ("one\n", false));
         assert!(!write_new(&path, "three").unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
-        let names: Vec<_> = fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["root.key"]);
     }
 

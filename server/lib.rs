@@ -2,26 +2,21 @@
 
 pub mod pb;
 
-pub mod server;
-
 pub mod config;
 pub mod first_start;
 pub mod lifecycle;
+pub mod server;
 pub mod telemetry;
 
-pub mod rpc;
-
 pub mod automation;
-pub mod dispatch;
-pub mod outcomes;
-
-pub mod store;
-
-pub mod domain;
-
 pub mod clock;
+pub mod dispatch;
+pub mod domain;
 pub mod error;
 pub mod ids;
+pub mod outcomes;
+pub mod rpc;
 pub mod secrets;
+pub mod store;
 
 pub use server::{Environment, Server};

@@ -19,22 +19,21 @@ use tokio_util::task::TaskTracker;
 /// How long tasks have to notice the hard stop.
 const HARD_GRACE: Duration = Duration::from_secs(5);
 
-/// The two stops of the server. Cheap to clone.
+/// The stops of the server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Stop {
     /// End what has no end of its own; finish the rest.
     pub soft: CancellationToken,
     /// Drop everything. It implies the soft one.
     pub hard: CancellationToken,
+    /// All work has ended: what the work leant on can end.
+    pub last: CancellationToken,
 }
 
 impl Stop {
     fn new() -> Self {
         let hard = CancellationToken::new();
-        Self {
-            soft: hard.child_token(),
-            hard,
-        }
+        Self { soft: hard.child_token(), hard, last: CancellationToken::new() }
     }
 }
 
@@ -44,8 +43,6 @@ pub struct Lifecycle {
     stop: Stop,
     work: TaskTracker,
     support: TaskTracker,
-    /// Ends the support, once the work has ended.
-    support_stop: CancellationToken,
     failure: Failure,
 }
 
@@ -73,13 +70,7 @@ pub struct Forced;
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self {
-            stop: Stop::new(),
-            work: TaskTracker::new(),
-            support: TaskTracker::new(),
-            support_stop: CancellationToken::new(),
-            failure: Failure::default(),
-        }
+        Self { stop: Stop::new(), work: TaskTracker::new(), support: TaskTracker::new(), failure: Failure::default() }
     }
 }
 
@@ -92,28 +83,20 @@ impl Lifecycle {
 
     /// Starts a task that works until the soft stop, and then finishes what it has begun.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.work
-            .spawn(watched(name, task, self.stop.soft.clone(), self.failure.clone()));
+        self.work.spawn(watched(name, task, self.stop.soft.clone(), self.failure.clone()));
     }
 
-    /// Starts a task that the others lean on until their end, as the heartbeat that keeps their leases. `make` gets the
-    /// token that ends it.
-    pub fn spawn_support<F>(&self, name: &'static str, make: impl FnOnce(CancellationToken) -> F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let stop = self.support_stop.clone();
-        let task = make(stop.clone());
-        self.support.spawn(watched(name, task, stop, self.failure.clone()));
+    /// Starts a task that the others lean on until their end, as the heartbeat that keeps their leases; the last stop
+    /// ends it.
+    pub fn spawn_support(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        // Some end as soon as nobody leans on them any more.
+        self.support.spawn(watched(name, task, self.stop.soft.clone(), self.failure.clone()));
     }
 
     /// Returns once a task has died.
     pub async fn died(&self) -> TaskDied {
         self.failure.happened.cancelled().await;
-        self.failure.task.get().copied().unwrap_or(TaskDied {
-            task: "unknown",
-            how: "ended",
-        })
+        self.failure.task.get().copied().unwrap_or(TaskDied { task: "unknown", how: "ended" })
     }
 
     /// Stops: softly, and hard after the grace or when `force` returns.
@@ -134,7 +117,7 @@ impl Lifecycle {
             // A task that doesn't even notice this is left behind: the process ends.
             let _ = timeout(HARD_GRACE, self.work.wait()).await;
         }
-        self.support_stop.cancel();
+        self.stop.last.cancel();
         self.support.close();
         let _ = timeout(HARD_GRACE, self.support.wait()).await;
         if is_finished { Ok(()) } else { Err(Forced) }
@@ -145,7 +128,7 @@ impl Drop for Lifecycle {
     /// A server that is dropped without a stop leaves no task behind.
     fn drop(&mut self) {
         self.stop.hard.cancel();
-        self.support_stop.cancel();
+        self.stop.last.cancel();
     }
 }
 
@@ -177,10 +160,7 @@ impl Signals {
     ///
     /// The system's.
     pub fn take() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Returns when one of them arrives.
@@ -196,41 +176,40 @@ impl Signals {
 mod tests {
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(3_600);
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn work_finishes_within_the_grace_and_its_support_outlives_it() {
         let lifecycle = Lifecycle::default();
-        let soft = lifecycle.stop().soft.clone();
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        let done = sender.clone();
-        lifecycle.spawn("work", async move {
-            soft.cancelled().await;
-            tokio::time::sleep(Duration::from_secs(30)).await;
-            done.send("work").unwrap();
-        });
-        lifecycle.spawn_support("support", |stop| async move {
-            stop.cancelled().await;
+        let (soft, last) = (lifecycle.stop().soft.clone(), lifecycle.stop().last.clone());
+        let from_work = sender.clone();
+        lifecycle.spawn_support("support", async move {
+            last.cancelled().await;
             sender.send("support").unwrap();
         });
-        assert_eq!(
-            lifecycle.finish(Duration::from_secs(40), std::future::pending()).await,
-            Ok(())
-        );
+        lifecycle.spawn("work", async move {
+            soft.cancelled().await;
+            tokio::task::yield_now().await;
+            from_work.send("work").unwrap();
+        });
+        assert_eq!(lifecycle.finish(LONG, std::future::pending()).await, Ok(()));
         assert_eq!(receiver.recv().await, Some("work"));
         assert_eq!(receiver.recv().await, Some("support"));
     }
 
-    #[tokio::test(start_paused = true)]
+    /// Stops a task that ends at the hard stop alone.
+    async fn finish_stubborn_work(grace: Duration, force: impl Future<Output = ()>) -> Result<(), Forced> {
+        let lifecycle = Lifecycle::default();
+        let hard = lifecycle.stop().hard.clone();
+        lifecycle.spawn("work", async move { hard.cancelled().await });
+        lifecycle.finish(grace, force).await
+    }
+
+    #[tokio::test]
     async fn the_end_of_the_grace_and_a_second_signal_stop_hard() {
-        for (grace, force) in [(Duration::from_secs(1), LONG), (LONG, Duration::from_secs(1))] {
-            let lifecycle = Lifecycle::default();
-            let hard = lifecycle.stop().hard.clone();
-            lifecycle.spawn("work", async move { hard.cancelled().await });
-            let started = tokio::time::Instant::now();
-            assert_eq!(lifecycle.finish(grace, tokio::time::sleep(force)).await, Err(Forced));
-            assert_eq!(started.elapsed(), Duration::from_secs(1));
-        }
+        assert_eq!(finish_stubborn_work(Duration::ZERO, std::future::pending()).await, Err(Forced));
+        assert_eq!(finish_stubborn_work(LONG, std::future::ready(())).await, Err(Forced));
     }
 
     #[track_caller]
@@ -245,7 +224,7 @@ mod tests {
         check_death(lifecycle.died().await, "lost", "ended before its time");
 
         let lifecycle = Lifecycle::default();
-        lifecycle.spawn_support("broken", |_| async { panic!("on purpose") });
+        lifecycle.spawn_support("broken", async { panic!("on purpose") });
         check_death(lifecycle.died().await, "broken", "panicked");
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::automation::Assigner;
 use crate::clock::{Clock, Entropy};
 use crate::config::Config;
-use crate::dispatch::egress::{Egress, PortSetError};
+use crate::dispatch::egress::{Egress, EgressPolicy, PortSetError};
 use crate::dispatch::send::{BuildError, Sender, SenderSettings};
 use crate::dispatch::{Dispatcher, retention};
 use crate::error::{Error, chain};
@@ -42,10 +42,7 @@ impl Environment {
     /// The system's.
     #[must_use]
     pub fn system() -> Self {
-        Self {
-            clock: Clock::system(),
-            entropy: Entropy::system(),
-        }
+        Self { clock: Clock::system(), entropy: Entropy::system() }
     }
 }
 
@@ -76,21 +73,21 @@ pub enum StartError {
     /// The database can't be opened.
     #[error(transparent)]
     Store(OpenError),
-    /// The API can't be served.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
     /// The ports of the egress policy can't be read.
-    #[error(transparent)]
-    Ports(#[from] PortSetError),
-    /// The file of extra certificates can't be read.
+    #[error("egress.ports can't be read")]
+    EgressPorts(#[source] PortSetError),
+    /// The file of further authorities can't be read.
     #[error("egress.extra_ca_file can't be read")]
-    ExtraCa(#[from] io::Error),
+    ExtraCaFile(#[source] io::Error),
     /// The HTTP client can't be made.
     #[error(transparent)]
     Sender(#[from] BuildError),
-    /// The outcome log can't be read.
-    #[error("the outcome log can't be read")]
-    Database(#[source] Error),
+    /// The log of outcomes can't be read.
+    #[error("the log of outcomes can't be read")]
+    Log(#[source] Error),
+    /// The API can't be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
 }
 
 /// How a server ended, if not well.
@@ -125,31 +122,36 @@ impl Server {
     pub async fn start(config: &Config, environment: Environment) -> Result<Self, StartError> {
         first_start::make_folder(&config.data_dir).map_err(StartError::DataDir)?;
         // Before anything is written: the most frequent mistake is a second server.
-        let listen = |source| StartError::Listen {
-            address: config.listen,
-            source,
-        };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let local_addr = listener.local_addr().map_err(listen)?;
-        let (store, jobs) = open_store(config, environment).await?;
+        let refuse = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
+        let local_addr = listener.local_addr().map_err(refuse)?;
+        let sender = Sender::new(policy(config)?, &sender_settings(config)?)?;
+        let (store, handovers) = open_store(config, environment).await?;
         first_start::api_keys(&store, &config.data_dir).await?;
 
-        let health = Health::starting().await;
-        let lifecycle = Lifecycle::default();
-        let (sender, services) = assemble(config, &store, &lifecycle).await?;
-        let serving = rpc::serve(services, &health, &config.rpc(), listener, lifecycle.stop().clone())?;
-        lifecycle.spawn("rpc", serving);
-        start_background(config, &store, Dispatcher::new(store.clone(), sender, jobs), &lifecycle);
-        let (watched, watcher) = (store.clone(), health.clone());
-        lifecycle.spawn_support("health", |stop| async move { watcher.follow(&watched, stop).await });
+        let (health, lifecycle) = (Health::starting().await, Lifecycle::default());
+        let stop = lifecycle.stop().clone();
+        let outcomes = OutcomeLog::open(store.clone(), stop.soft.clone()).await.map_err(StartError::Log)?;
+        // It outlives the calls in progress, which wait for it.
+        let (assigner, assigning) = Assigner::new(store.clone());
+        let services = Services {
+            store: store.clone(),
+            keys: Keys::new(store.clone()),
+            assigner,
+            outcomes: outcomes.clone(),
+            egress: Arc::new(Egress::new(policy(config)?)),
+        };
+        lifecycle.spawn("rpc", rpc::serve(&services, &health, &config.rpc(), listener, stop.clone())?);
+        lifecycle.spawn("outcomes", outcomes.follow());
+        let dispatcher = Dispatcher::new(store.clone(), sender, handovers);
+        lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard.clone()));
+        lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
+        lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
+        lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));
+        lifecycle.spawn_support("heartbeat", beat(store.clone(), stop.last.clone()));
+        lifecycle.spawn_support("health", health.clone().follow(store.clone(), stop.last));
         tracing::info!(address = %local_addr, "serving gRPC");
-        Ok(Self {
-            local_addr,
-            store,
-            health,
-            lifecycle,
-            grace: config.shutdown.grace(),
-        })
+        Ok(Self { local_addr, store, health, lifecycle, grace: config.shutdown.grace() })
     }
 
     /// The address that it listens on, with the port that was chosen for port 0.
@@ -197,9 +199,7 @@ impl Server {
         self.health.close().await;
         let finished = self.lifecycle.finish(self.grace, force).await;
         let server = self.store.local().server();
-        let leave = self
-            .store
-            .write("leave", |tx: Tx| async move { lease::leave(&tx, server).await });
+        let leave = self.store.write("leave", |tx: Tx| async move { lease::leave(&tx, server).await });
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(error = chain(&error), "the database wasn't told of the stop"),
@@ -247,43 +247,27 @@ fn is_wrong_key(error: &OpenError) -> bool {
     source.downcast_ref::<secrets::OpenError>() == Some(&secrets::OpenError::WrongKey)
 }
 
-/// Makes what the services share, and starts the tasks behind it.
-async fn assemble(config: &Config, store: &Store, lifecycle: &Lifecycle) -> Result<(Sender, Services), StartError> {
-    let policy = config.egress.policy()?;
-    let settings = SenderSettings { extra_ca_pem: config.egress.extra_ca_pem()?, ..SenderSettings::default() };
-    let sender = Sender::new(policy.clone(), &settings)?;
-    let outcomes = OutcomeLog::open(store.clone(), lifecycle.stop().soft.clone()).await.map_err(StartError::Database)?;
-    lifecycle.spawn("outcomes", outcomes.clone().follow());
-    let (assigner, work) = Assigner::new(store.clone());
-    // It answers the calls that are in progress at the stop, and ends after them.
-    lifecycle.spawn_support("assigner", |stop| work.run(stop));
-    let services = Services {
-        store: store.clone(),
-        assigner,
-        outcomes,
-        egress: Arc::new(Egress::new(policy)),
-        keys: Keys::new(store.clone()),
-    };
-    Ok((sender, services))
+fn policy(config: &Config) -> Result<EgressPolicy, StartError> {
+    config.egress.policy().map_err(StartError::EgressPorts)
 }
 
-/// Starts what works in the background, one line or two for each part.
-fn start_background(config: &Config, store: &Store, dispatcher: Dispatcher, lifecycle: &Lifecycle) {
-    let (url, listening) = (config.database_url(), store.clone());
-    lifecycle.spawn_support("listen", |stop| async move {
-        listening.listen(&url, stop.clone()).await;
-        // There is nothing to listen to on SQLite.
-        stop.cancelled().await;
-    });
-    let beating = store.clone();
-    lifecycle.spawn_support("heartbeat", |stop| async move { beat(&beating, stop).await });
-    let stop = lifecycle.stop().clone();
-    lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard));
-    lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft));
+fn sender_settings(config: &Config) -> Result<SenderSettings, StartError> {
+    let file = &config.egress.extra_ca_file;
+    if file.as_os_str().is_empty() {
+        return Ok(SenderSettings::default());
+    }
+    let extra_ca_pem = std::fs::read(file).map_err(StartError::ExtraCaFile)?;
+    Ok(SenderSettings { extra_ca_pem, ..SenderSettings::default() })
+}
+
+/// Listens to the other servers; on SQLite there are none.
+async fn listen(store: Store, url: String, stop: CancellationToken) {
+    store.listen(&url, stop.clone()).await;
+    stop.cancelled().await;
 }
 
 /// Keeps this server's leases, and frees those of dead servers, until `stop`.
-async fn beat(store: &Store, stop: CancellationToken) {
+async fn beat(store: Store, stop: CancellationToken) {
     let server = store.local().server();
     loop {
         tokio::select! {

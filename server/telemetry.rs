@@ -20,15 +20,8 @@ pub fn start(log: &Log) -> Result<(), ParseError> {
         .with_writer(std::io::stderr);
     // It fails only if there is a subscriber already, as in tests that start several servers.
     let _ = match log.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
     };
     std::panic::set_hook(Box::new(log_panic));
     Ok(())

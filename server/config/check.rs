@@ -15,44 +15,29 @@ pub(super) type Problem = (&'static str, String);
 /// Every field that is out of its bounds.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Found(Vec::new());
-    let Config {
-        database,
-        web,
-        limits,
-        egress,
-        dispatch,
-        retention,
-        shutdown,
-        log,
-        ..
-    } = config;
+    let Config { database, web, limits, egress, dispatch, retention, shutdown, log, .. } = config;
     if !database.url.is_empty() {
-        found.refuse("database.url", store::open::kind(&database.url).err());
+        found.refuse("database.url", &store::open::kind(&database.url));
     }
     found.bound("database.connections", database.connections, &(2..=1_000));
     for origin in web.allowed_origins.iter().filter(|origin| !is_origin(origin)) {
-        found.add(
-            "web.allowed_origins",
-            format!("{origin:?} is neither `*` nor an origin, as https://app.example.com"),
-        );
+        found
+            .add("web.allowed_origins", format!("{origin:?} is neither `*` nor an origin, as https://app.example.com"));
     }
     found.bound("limits.connections", limits.connections, &(1..=1_000_000));
     found.bound("limits.concurrent_calls", limits.concurrent_calls, &(1..=1_000_000));
     found.bound("limits.streams", limits.streams, &(1..=1_000_000));
     found.bound("limits.call_timeout_seconds", limits.call_timeout_seconds, &(1..=3_600));
-    found.refuse("egress.ports", egress.ports.parse::<PortSet>().err());
+    found.refuse("egress.ports", &egress.ports.parse::<PortSet>());
     found.bound("dispatch.senders", dispatch.senders, &(1..=10_000));
     found.bound("retention.attempts_days", retention.attempts_days, &(1..=3_650));
     found.bound("retention.deliveries_days", retention.deliveries_days, &(1..=3_650));
     found.bound("retention.cooldowns_days", retention.cooldowns_days, &(30..=3_650));
     if retention.deliveries_days < retention.attempts_days {
-        found.add(
-            "retention.deliveries_days",
-            "must not be less than retention.attempts_days".to_owned(),
-        );
+        found.add("retention.deliveries_days", "must not be less than retention.attempts_days".to_owned());
     }
     found.bound("shutdown.grace_seconds", shutdown.grace_seconds, &(0..=3_600));
-    found.refuse("log.filter", telemetry::parse_filter(&log.filter).err());
+    found.refuse("log.filter", &telemetry::parse_filter(&log.filter));
     found.0
 }
 
@@ -63,14 +48,14 @@ impl Found {
         self.0.push((key, message));
     }
 
-    fn bound<T: PartialOrd + Display>(&mut self, key: &'static str, value: T, bounds: &RangeInclusive<T>) {
+    fn bound<T: PartialOrd + Display + Copy>(&mut self, key: &'static str, value: T, bounds: &RangeInclusive<T>) {
         if !bounds.contains(&value) {
             self.add(key, format!("must be {} to {}", bounds.start(), bounds.end()));
         }
     }
 
-    fn refuse(&mut self, key: &'static str, error: Option<impl Display>) {
-        if let Some(error) = error {
+    fn refuse<T>(&mut self, key: &'static str, result: &Result<T, impl Display>) {
+        if let Err(error) = result {
             self.add(key, error.to_string());
         }
     }

@@ -98,23 +98,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     read_flags(&sources.flags, &mut settings);
     let mut config = build(&known, &settings)?;
     if config.data_dir.as_os_str().is_empty() {
-        let none = || {
-            ConfigError(vec![
-                "there is no home folder; set data_dir (TAGHOOK_DATA_DIR)".to_owned(),
-            ])
-        };
+        let none = || ConfigError(vec!["there is no home folder; set data_dir (TAGHOOK_DATA_DIR)".to_owned()]);
         config.data_dir = default_data_dir(&sources.environment).ok_or_else(none)?;
     }
     let key = sources.environment.get(ENV_SECRET_KEY).filter(|key| !key.is_empty());
     config.secrets.key = key.map(|key| KeyText(Zeroizing::new(key.clone())));
-    Ok(Loaded {
-        config,
-        warnings,
-        origins: settings
-            .into_iter()
-            .map(|(key, setting)| (key, setting.origin))
-            .collect(),
-    })
+    Ok(Loaded { config, warnings, origins: settings.into_iter().map(|(key, setting)| (key, setting.origin)).collect() })
 }
 
 impl fmt::Display for Loaded {
@@ -138,24 +127,19 @@ impl fmt::Display for Loaded {
 }
 
 fn file(sources: &Sources) -> Option<PathBuf> {
-    let named = || {
-        sources
-            .environment
-            .get(ENV_CONFIG)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-    };
+    let named = || sources.environment.get(ENV_CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from);
     sources.flags.config.clone().or_else(named)
 }
 
 /// All fields and their defaults.
 fn known_fields() -> Result<BTreeMap<String, Value>, ConfigError> {
-    fields_of(&Config::default()).map_err(|error| ConfigError(vec![error.to_string()]))
+    fields_of(&Config::default())
 }
 
-fn fields_of(config: &Config) -> Result<BTreeMap<String, Value>, figment::Error> {
+fn fields_of(config: &Config) -> Result<BTreeMap<String, Value>, ConfigError> {
+    let value = Value::serialize(config).map_err(|error| ConfigError(vec![error.to_string()]))?;
     let mut fields = BTreeMap::new();
-    flatten("", Value::serialize(config)?, &mut |key, value| {
+    flatten("", value, &mut |key, value| {
         fields.insert(key, value);
     });
     Ok(fields)
@@ -166,11 +150,7 @@ fn flatten(key: &str, value: Value, visit: &mut impl FnMut(String, Value)) {
     match value {
         Value::Dict(_, dict) => {
             for (name, value) in dict {
-                flatten(
-                    &if key.is_empty() { name } else { format!("{key}.{name}") },
-                    value,
-                    visit,
-                );
+                flatten(&if key.is_empty() { name } else { format!("{key}.{name}") }, value, visit);
             }
         }
         value => visit(key.to_owned(), value),
@@ -181,17 +161,9 @@ fn read_file(path: &Path, settings: &mut Settings) -> Result<(), ConfigError> {
     let origin = path.display().to_string();
     let refuse = |error: String| ConfigError(vec![format!("{origin}: {error}")]);
     let text = std::fs::read_to_string(path).map_err(|error| refuse(error.to_string()))?;
-    let values: Dict = Figment::from(Toml::string(&text))
-        .extract()
-        .map_err(|error| refuse(error.kind.to_string()))?;
+    let values: Dict = Figment::from(Toml::string(&text)).extract().map_err(|error| refuse(error.kind.to_string()))?;
     flatten("", values.into(), &mut |key, value| {
-        settings.insert(
-            key,
-            Setting {
-                origin: origin.clone(),
-                value,
-            },
-        );
+        settings.insert(key, Setting { origin: origin.clone(), value });
     });
     Ok(())
 }
@@ -209,13 +181,7 @@ fn read_environment(
             // As if it weren't set: a shell can't always unset.
             Some(_) if text.is_empty() => {}
             Some((key, default)) => {
-                settings.insert(
-                    key.clone(),
-                    Setting {
-                        origin: name.clone(),
-                        value: like(default, text),
-                    },
-                );
+                settings.insert(key.clone(), Setting { origin: name.clone(), value: like(default, text) });
             }
             None if is_of_others(name) => {}
             None => warnings.push(format!("the environment variable {name} isn't known; it is ignored")),
@@ -252,35 +218,14 @@ fn list<'a>(items: impl Iterator<Item = &'a str>) -> Value {
 fn read_flags(flags: &Flags, settings: &mut Settings) {
     let mut set = |key: &str, flag: &str, value: Option<Value>| {
         if let Some(value) = value {
-            settings.insert(
-                key.to_owned(),
-                Setting {
-                    origin: flag.to_owned(),
-                    value,
-                },
-            );
+            settings.insert(key.to_owned(), Setting { origin: flag.to_owned(), value });
         }
     };
     let allow = &flags.allow_egress;
     set("listen", "--listen", flags.listen.as_deref().map(Value::from));
-    set(
-        "data_dir",
-        "--data-dir",
-        flags
-            .data_dir
-            .as_ref()
-            .map(|path| path.to_string_lossy().as_ref().into()),
-    );
-    set(
-        "database.url",
-        "--database-url",
-        flags.database_url.as_deref().map(Value::from),
-    );
-    set(
-        "egress.allow",
-        "--allow-egress",
-        (!allow.is_empty()).then(|| list(allow.iter().map(String::as_str))),
-    );
+    set("data_dir", "--data-dir", flags.data_dir.as_ref().map(|path| path.to_string_lossy().as_ref().into()));
+    set("database.url", "--database-url", flags.database_url.as_deref().map(Value::from));
+    set("egress.allow", "--allow-egress", (!allow.is_empty()).then(|| list(allow.iter().map(String::as_str))));
     set("migrate", "--no-migrate", flags.no_migrate.then(|| false.into()));
 }
 
@@ -292,34 +237,24 @@ fn build(known: &BTreeMap<String, Value>, settings: &Settings) -> Result<Config,
         let layer = Serialized::default(key, &setting.value);
         if !known.contains_key(key) {
             problems.push(unknown(key, &setting.origin, known));
-        } else if let Err(error) = Figment::from(Serialized::defaults(Config::default()))
-            .merge(&layer)
-            .extract::<Config>()
+        } else if let Err(error) =
+            Figment::from(Serialized::defaults(Config::default())).merge(&layer).extract::<Config>()
         {
             problems.push(format!("{}: {key}: {}", setting.origin, error.kind));
         } else {
             figment = figment.merge(layer);
         }
     }
-    let config: Config = figment
-        .extract()
-        .map_err(|error| ConfigError(vec![error.kind.to_string()]))?;
+    let config: Config = figment.extract().map_err(|error| ConfigError(vec![error.kind.to_string()]))?;
     for (key, message) in check::problems(&config) {
         let origin = settings.get(key).map_or("default", |setting| setting.origin.as_str());
         problems.push(format!("{origin}: {key}: {message}"));
     }
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(ConfigError(problems))
-    }
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
 }
 
 fn unknown(key: &str, origin: &str, known: &BTreeMap<String, Value>) -> String {
-    if known
-        .keys()
-        .any(|field| field.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
-    {
+    if known.keys().any(|field| field.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'))) {
         return format!("{origin}: {key} is a section, as [{key}]");
     }
     let section = key.rsplit_once('.').map_or("", |(section, _)| section);
@@ -328,22 +263,13 @@ fn unknown(key: &str, origin: &str, known: &BTreeMap<String, Value>) -> String {
         .map(String::as_str)
         .filter(|field| field.rsplit_once('.').map_or("", |(section, _)| section) == section)
         .collect();
-    let known = if siblings.is_empty() {
-        known.keys().map(String::as_str).collect()
-    } else {
-        siblings
-    };
+    let known = if siblings.is_empty() { known.keys().map(String::as_str).collect() } else { siblings };
     format!("{origin}: there is no {key}; known are {}", known.join(", "))
 }
 
 /// The XDG Base Directory Specification takes absolute paths alone.
 fn default_data_dir(environment: &BTreeMap<String, String>) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        environment
-            .get(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
     Some(data.join("taghook"))
 }
@@ -359,13 +285,9 @@ fn redact(text: &str) -> String {
     }
     if url.query().is_some_and(|query| query.contains("password")) {
         let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
-        let shown = pairs.into_iter().map(|(name, value)| {
-            if name.contains("password") {
-                (name, REDACTED.into())
-            } else {
-                (name, value)
-            }
-        });
+        let shown = pairs
+            .into_iter()
+            .map(|(name, value)| if name.contains("password") { (name, REDACTED.into()) } else { (name, value) });
         url.query_pairs_mut().clear().extend_pairs(shown);
     }
     url.into()

@@ -7,7 +7,7 @@
 mod check;
 mod load;
 
-use std::{fmt, io};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -173,7 +173,8 @@ pub struct Shutdown {
 pub struct Log {
     /// `text` for people, `json` for programs. Default: `text`.
     pub format: LogFormat,
-    /// What is logged, as `info,taghook::rpc=debug`, which adds a line for each call. Default: `info`.
+    /// What is logged, as `info,taghook::rpc=debug`, which adds a line for each call.
+    /// Default: `info,sea_orm_migration=warn,sqlx=error`.
     pub filter: String,
 }
 
@@ -235,22 +236,7 @@ impl Egress {
     ///
     /// The ports can't be read; [`load`] has told that already.
     pub fn policy(&self) -> Result<EgressPolicy, PortSetError> {
-        Ok(EgressPolicy {
-            allow: self.allow.clone(),
-            require_https: self.require_https,
-            ports: self.ports.parse()?,
-        })
-    }
-}
-
-impl Egress {
-    /// The certificates of `extra_ca_file`; none without one.
-    ///
-    /// # Errors
-    ///
-    /// The file can't be read.
-    pub fn extra_ca_pem(&self) -> io::Result<Vec<u8>> {
-        if self.extra_ca_file.as_os_str().is_empty() { Ok(Vec::new()) } else { std::fs::read(&self.extra_ca_file) }
+        Ok(EgressPolicy { allow: self.allow.clone(), require_https: self.require_https, ports: self.ports.parse()? })
     }
 }
 
@@ -297,48 +283,31 @@ impl Default for Config {
 
 impl Default for Database {
     fn default() -> Self {
-        Self {
-            url: String::new(),
-            connections: 20,
-        }
+        Self { url: String::new(), connections: 20 }
     }
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self {
-            public_reflection: true,
-        }
+        Self { public_reflection: true }
     }
 }
 
 impl Default for Web {
     fn default() -> Self {
-        Self {
-            allowed_origins: vec!["*".to_owned()],
-        }
+        Self { allowed_origins: vec!["*".to_owned()] }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connections: 10_000,
-            concurrent_calls: 2_000,
-            streams: 10_000,
-            call_timeout_seconds: 30,
-        }
+        Self { connections: 10_000, concurrent_calls: 2_000, streams: 10_000, call_timeout_seconds: 30 }
     }
 }
 
 impl Default for Egress {
     fn default() -> Self {
-        Self {
-            allow: Vec::new(),
-            require_https: false,
-            ports: "1-65535".to_owned(),
-            extra_ca_file: PathBuf::new(),
-        }
+        Self { allow: Vec::new(), require_https: false, ports: "1-65535".to_owned(), extra_ca_file: PathBuf::new() }
     }
 }
 
@@ -350,11 +319,7 @@ impl Default for Dispatch {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            attempts_days: 30,
-            deliveries_days: 90,
-            cooldowns_days: 30,
-        }
+        Self { attempts_days: 30, deliveries_days: 90, cooldowns_days: 30 }
     }
 }
 
@@ -366,30 +331,20 @@ impl Default for Shutdown {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            filter: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, filter: "info,sea_orm_migration=warn,sqlx=error".to_owned() }
     }
 }
 
 /// Reads ranges; a single address is a range of its own.
 fn ranges<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    texts
-        .iter()
-        .map(|text| range(text).ok_or_else(|| not_a_range(text)))
-        .collect()
+    texts.iter().map(|text| range(text).ok_or_else(|| not_a_range(text))).collect()
 }
 
 fn range(text: &str) -> Option<IpNet> {
-    text.parse()
-        .ok()
-        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 fn not_a_range<E: serde::de::Error>(text: &str) -> E {
-    E::custom(format!(
-        "{text:?} is no range of addresses in CIDR notation, as 10.20.0.0/16"
-    ))
+    E::custom(format!("{text:?} is no range of addresses in CIDR notation, as 10.20.0.0/16"))
 }

@@ -154,10 +154,7 @@ impl Keys {
     /// Knows no key yet.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self(Arc::new(Inner {
-            store,
-            known: Mutex::default(),
-        }))
+        Self(Arc::new(Inner { store, known: Mutex::default() }))
     }
 
     /// Forgets what is known, since keys were revoked here: that counts on this server at once.
@@ -183,10 +180,7 @@ impl Keys {
             Some(grant) if grant.expires.is_some_and(|expires| expires <= now) => {
                 Err(Error::Unauthenticated("the API key has expired"))
             }
-            Some(grant) => Ok(Caller {
-                workspace: grant.workspace,
-                scopes: grant.scopes,
-            }),
+            Some(grant) => Ok(Caller { workspace: grant.workspace, scopes: grant.scopes }),
         }
     }
 
@@ -214,14 +208,7 @@ impl Keys {
         }
         // A flood of secrets that nobody knows must not grow the cache, nor drive out the good ones.
         if known.len() < MAX_CACHED || known.contains_key(&hash) {
-            known.insert(
-                hash,
-                Entry {
-                    grant,
-                    asked,
-                    is_renewed: false,
-                },
-            );
+            known.insert(hash, Entry { grant, asked, is_renewed: false });
         }
         Ok(grant)
     }
@@ -243,16 +230,9 @@ fn secret_of(headers: &HeaderMap) -> Result<&[u8]> {
     if values.next().is_some() {
         return Err(malformed());
     }
-    let (scheme, secret) = value
-        .as_bytes()
-        .split_at_checked(b"Bearer ".len())
-        .ok_or_else(malformed)?;
+    let (scheme, secret) = value.as_bytes().split_at_checked(b"Bearer ".len()).ok_or_else(malformed)?;
     let is_good = scheme.eq_ignore_ascii_case(b"Bearer ") && !secret.is_empty() && secret.len() <= MAX_SECRET_BYTES;
-    if is_good {
-        Ok(secret.trim_ascii())
-    } else {
-        Err(malformed())
-    }
+    if is_good { Ok(secret.trim_ascii()) } else { Err(malformed()) }
 }
 
 #[cfg(test)]
@@ -273,10 +253,7 @@ mod tests {
             .filter(|service| service.full_name().starts_with("taghook."))
             .flat_map(|service| {
                 let name = service.full_name().to_owned();
-                service
-                    .methods()
-                    .map(move |method| format!("/{name}/{}", method.name()))
-                    .collect::<Vec<_>>()
+                service.methods().map(move |method| format!("/{name}/{}", method.name())).collect::<Vec<_>>()
             })
             .collect();
         let mut listed: Vec<&str> = METHODS.iter().map(|(path, _)| *path).collect();
@@ -288,10 +265,7 @@ mod tests {
     #[test]
     fn the_streams_are_known() {
         let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
-        for method in pool
-            .services()
-            .flat_map(|service| service.methods().collect::<Vec<_>>())
-        {
+        for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
             assert_eq!(is_stream(&path), method.is_server_streaming(), "{path}");
         }
@@ -312,10 +286,7 @@ mod tests {
             workspace: Some(WorkspaceId(Uuid::nil())),
             scopes: scopes.iter().copied().collect(),
         };
-        let root = Caller {
-            workspace: None,
-            scopes: Scopes::from_code(7),
-        };
+        let root = Caller { workspace: None, scopes: Scopes::from_code(7) };
         let (reader, writer, admin) = (key(&[Scope::Read]), key(&[Scope::Write]), key(&[Scope::Admin]));
         check_access(READ, &reader, None);
         check_access(WRITE, &reader, Some("WRITE"));

@@ -195,3 +195,41 @@ pub(super) fn check_etag(resource: &'static str, etag: &str, version: i64) -> Re
 pub(super) fn etag_of(version: i64) -> String {
     format!("v{version}")
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn alternatives_of_which_one_must_be_set_have_a_path() {
+        let mut violations = Violations::default();
+        let request = pb::TagContactRequest { tag_ids: vec!["tag_x".to_owned()], ..Default::default() };
+        violations.check_rules("", &request).unwrap();
+        violations.check_rules("items[3]", &request).unwrap();
+        assert!(violations.names("contact_id"), "{violations:?}");
+        assert!(violations.names("items[3].contact_id"), "{violations:?}");
+        assert_eq!(first_alternative("one of contact_id, email must be set"), Some("contact_id"));
+        assert_eq!(first_alternative("only one of contact_id, email can be set"), Some("contact_id"));
+        assert_eq!(first_alternative("value is required"), None);
+    }
+
+    #[track_caller]
+    fn check_trace(text: &'static str, is_trace: bool) {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::from_static(text));
+        assert_eq!(traceparent_of(&headers), is_trace.then_some(text));
+    }
+
+    #[test]
+    fn reads_a_trace_context() {
+        check_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
+        check_trace("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false);
+        check_trace("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false);
+        check_trace("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false);
+        check_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false);
+        check_trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", false);
+        check_trace("", false);
+    }
+}

@@ -62,11 +62,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn begin(span: Span) -> Self {
-        Self {
-            span,
-            started: Instant::now(),
-            code: None,
-        }
+        Self { span, started: Instant::now(), code: None }
     }
 
     pub(super) fn span(&self) -> &Span {
@@ -83,10 +79,12 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        // Without a status the caller went away, or its connection did.
-        let code = self.code.map_or("gone", |code| code.description());
+        // Without a status it was the caller, or its connection, that ended the call.
         let duration_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(parent: &self.span, code, duration_us, "call ended");
+        match self.code {
+            Some(code) => tracing::debug!(parent: &self.span, ?code, duration_us, "call ended"),
+            None => tracing::debug!(parent: &self.span, duration_us, "call abandoned"),
+        }
     }
 }
 
@@ -102,13 +100,7 @@ pub(super) struct CallBody {
 
 impl CallBody {
     pub(super) fn new(inner: Body, end: End, permit: Option<OwnedSemaphorePermit>, progress: Progress) -> Self {
-        Self {
-            inner,
-            end: end.wait(),
-            is_ended: false,
-            progress,
-            _permit: permit,
-        }
+        Self { inner, end: end.wait(), is_ended: false, progress, _permit: permit }
     }
 }
 

@@ -53,10 +53,7 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Guarded<S>;
 
     fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded {
-            edge: Arc::clone(&self.0),
-            inner,
-        }
+        Guarded { edge: Arc::clone(&self.0), inner }
     }
 }
 
@@ -100,16 +97,10 @@ impl Edge {
         let span = span(&target, &request_id, request.headers());
         let mut progress = Progress::begin(span.clone());
         request.headers_mut().remove(&REQUEST_ID);
-        let end = End {
-            deadline: None,
-            stop: target.is_standard.then(|| self.stop.clone()),
-        };
+        let end = End { deadline: None, stop: target.is_standard.then(|| self.stop.clone()) };
         let (end, permit, response) = match self.admit(&target, request.headers(), end) {
             Ok((end, permit)) => {
-                let response = self
-                    .answer(inner, request, &target, end.deadline)
-                    .instrument(span)
-                    .await;
+                let response = self.answer(inner, request, &target, end.deadline).instrument(span).await;
                 (end, permit, response)
             }
             Err(error) => (End::default(), None, Err(error)),
@@ -165,9 +156,7 @@ impl Edge {
         // What a panic leaves behind is this call's alone: what is shared is behind locks that recover.
         let work = AssertUnwindSafe(work).catch_unwind();
         let result = match deadline {
-            Some(deadline) => tokio::time::timeout_at(deadline, work)
-                .await
-                .map_err(|_| Error::DeadlineExceeded)?,
+            Some(deadline) => tokio::time::timeout_at(deadline, work).await.map_err(|_| Error::DeadlineExceeded)?,
             None => work.await,
         };
         result.unwrap_or_else(|_| Err(Error::internal("a handler panicked")))
@@ -204,19 +193,9 @@ struct Target {
 
 impl Target {
     fn of(path: &str, public_reflection: bool) -> Self {
-        let standard = |name, access| Self {
-            name,
-            access,
-            is_stream: true,
-            is_standard: true,
-            is_probe: false,
-        };
+        let standard = |name, access| Self { name, access, is_stream: true, is_standard: true, is_probe: false };
         match path {
-            "/grpc.health.v1.Health/Check" => Self {
-                is_stream: false,
-                is_probe: true,
-                ..standard("health", None)
-            },
+            "/grpc.health.v1.Health/Check" => Self { is_stream: false, is_probe: true, ..standard("health", None) },
             "/grpc.health.v1.Health/Watch" => standard("health", None),
             path if path.starts_with("/grpc.reflection.") => {
                 standard("reflection", (!public_reflection).then_some(Access::AnyKey))
@@ -224,21 +203,9 @@ impl Target {
             path => match auth::method(path) {
                 Some((name, access)) => {
                     let is_stream = auth::is_stream(name);
-                    Self {
-                        name,
-                        access: Some(access),
-                        is_stream,
-                        is_standard: false,
-                        is_probe: false,
-                    }
+                    Self { name, access: Some(access), is_stream, is_standard: false, is_probe: false }
                 }
-                None => Self {
-                    name: "unknown",
-                    access: None,
-                    is_stream: false,
-                    is_standard: false,
-                    is_probe: false,
-                },
+                None => Self { name: "unknown", access: None, is_stream: false, is_standard: false, is_probe: false },
             },
         }
     }
@@ -278,11 +245,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
     };
     let parsed = value.to_str().ok().and_then(parse_timeout);
     parsed.map(Some).ok_or_else(|| {
-        Error::invalid(
-            GRPC_TIMEOUT,
-            "GRPC_TIMEOUT",
-            "must be 1 to 8 digits and one of the units H, M, S, m, u, n",
-        )
+        Error::invalid(GRPC_TIMEOUT, "GRPC_TIMEOUT", "must be 1 to 8 digits and one of the units H, M, S, m, u, n")
     })
 }
 
@@ -304,37 +267,4 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_timeout(text: &str, expected: Option<Duration>) {
-        assert_eq!(parse_timeout(text), expected, "{text:?}");
-    }
-
-    #[test]
-    fn reads_the_timeout_of_a_call() {
-        check_timeout("1H", Some(Duration::from_secs(3_600)));
-        check_timeout("2M", Some(Duration::from_secs(120)));
-        check_timeout("3S", Some(Duration::from_secs(3)));
-        check_timeout("250m", Some(Duration::from_millis(250)));
-        check_timeout("82u", Some(Duration::from_micros(82)));
-        check_timeout("0n", Some(Duration::ZERO));
-        check_timeout("99999999H", Some(Duration::from_secs(359_999_996_400)));
-        for bad in [
-            "",
-            "S",
-            "1",
-            "100000000S",
-            "1s",
-            "-1S",
-            "+1S",
-            "1.5S",
-            " 1S",
-            "1Sé",
-            "é",
-        ] {
-            check_timeout(bad, None);
-        }
-    }
-}
+mod tests;

@@ -207,3 +207,59 @@ fn to_pb(event: Event) -> pb::Event {
         webhook_id: event.webhook_id.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn attributes(kind: Kind) -> prost_types::Struct {
+        let value = prost_types::Value { kind: Some(kind) };
+        prost_types::Struct { fields: [("k".to_owned(), value)].into_iter().collect() }
+    }
+
+    #[track_caller]
+    fn check(kind: Kind, expected: Result<Value, AttributesError>) {
+        let read = read_attributes(attributes(kind));
+        assert_eq!(read, expected.map(|value| json!({ "k": value })));
+    }
+
+    /// `depth` levels of `wrap` around null, the outermost one included.
+    fn nested(depth: usize, wrap: fn(prost_types::Value) -> Kind) -> prost_types::Struct {
+        let mut value = prost_types::Value { kind: Some(Kind::NullValue(0)) };
+        for _ in 1..depth {
+            value = prost_types::Value { kind: Some(wrap(value)) };
+        }
+        prost_types::Struct { fields: [("k".to_owned(), value)].into_iter().collect() }
+    }
+
+    #[test]
+    fn attributes_are_kept_as_json() {
+        check(Kind::NullValue(0), Ok(json!(null)));
+        check(Kind::BoolValue(true), Ok(json!(true)));
+        check(Kind::NumberValue(3.0), Ok(json!(3)));
+        check(Kind::NumberValue(-2.5), Ok(json!(-2.5)));
+        check(Kind::NumberValue(1e300), Ok(json!(1e300)));
+        check(Kind::StringValue("é\n".to_owned()), Ok(json!("é\n")));
+        check(Kind::NumberValue(f64::INFINITY), Err(AttributesError::NotFinite));
+        check(Kind::NumberValue(f64::NAN), Err(AttributesError::NotFinite));
+        check(Kind::StringValue("a\0".to_owned()), Err(AttributesError::Nul));
+        // `{"k":""}` has 8 bytes.
+        check(Kind::StringValue("x".repeat(16_376)), Ok(json!("x".repeat(16_376))));
+        check(Kind::StringValue("x".repeat(16_377)), Err(AttributesError::TooLarge { bytes: 16_385 }));
+    }
+
+    #[test]
+    fn attributes_are_nested_up_to_a_limit() {
+        let wraps: [fn(prost_types::Value) -> Kind; 2] = [
+            |value| Kind::ListValue(prost_types::ListValue { values: vec![value] }),
+            |value| Kind::StructValue(prost_types::Struct { fields: [("k".to_owned(), value)].into_iter().collect() }),
+        ];
+        for wrap in wraps {
+            let fits = nested(20, wrap);
+            assert_eq!(read_attributes(fits.clone()).map(|json| to_struct(&json)), Ok(fits));
+            assert_eq!(read_attributes(nested(21, wrap)), Err(AttributesError::TooDeep));
+        }
+    }
+}

@@ -25,10 +25,10 @@ const SERVICES: [&str; 8] = [
     "taghook.v1.EventService",
     "taghook.v1.DeliveryService",
 ];
-/// How often the database is asked for a sign of life.
+/// How often the database is asked for a sign of life; again at once if it gives none.
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// How long it may take to give one.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many signs in a row must be missing: one alone is a busy moment.
 const MISSES: u32 = 2;
 
@@ -43,10 +43,7 @@ pub struct Health {
 impl Health {
     /// Not serving yet.
     pub async fn starting() -> Self {
-        let health = Self {
-            reporter: HealthReporter::new(),
-            is_closed: Arc::default(),
-        };
+        let health = Self { reporter: HealthReporter::new(), is_closed: Arc::default() };
         health.set(ServingStatus::NotServing).await;
         health
     }
@@ -62,44 +59,28 @@ impl Health {
     }
 
     /// Follows the database until `stop`.
-    pub async fn follow(&self, store: &Store, stop: CancellationToken) {
-        let mut is_serving = false;
-        let mut misses = 0;
+    pub async fn follow(self, store: Store, stop: CancellationToken) {
+        let mut signs = Signs::default();
         loop {
             let sign = tokio::select! {
-                () = stop.cancelled() => break,
-                sign = ping(store) => sign,
+                () = stop.cancelled() => return,
+                sign = ping(&store) => sign,
             };
-            match sign {
-                Ok(()) => {
-                    if misses >= MISSES {
-                        tracing::info!("the database is back");
-                    }
-                    misses = 0;
+            match signs.see(sign.is_ok()) {
+                Some(true) => self.set(ServingStatus::Serving).await,
+                Some(false) => {
+                    let error = sign.err().unwrap_or_default();
+                    tracing::warn!(
+                        error,
+                        "the database can't be reached; calls fail with UNAVAILABLE until it is back"
+                    );
+                    self.set(ServingStatus::NotServing).await;
                 }
-                Err(error) => {
-                    misses += 1;
-                    if misses == MISSES {
-                        tracing::warn!(
-                            error,
-                            "the database can't be reached; calls fail with UNAVAILABLE until it is back"
-                        );
-                    }
-                }
-            }
-            let serves = misses == 0 || (is_serving && misses < MISSES);
-            if serves != is_serving {
-                is_serving = serves;
-                self.set(if serves {
-                    ServingStatus::Serving
-                } else {
-                    ServingStatus::NotServing
-                })
-                .await;
+                None => {}
             }
             tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(PING_EVERY) => {}
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(signs.pause()) => {}
             }
         }
     }
@@ -115,6 +96,27 @@ impl Health {
     }
 }
 
+/// The signs of life that the database gave.
+#[derive(Default)]
+struct Signs {
+    is_serving: bool,
+    misses: u32,
+}
+
+impl Signs {
+    /// Takes in a sign, or its absence; answers with whether the server serves, if that has changed.
+    fn see(&mut self, is_alive: bool) -> Option<bool> {
+        self.misses = if is_alive { 0 } else { self.misses.saturating_add(1) };
+        let serves = is_alive || (self.is_serving && self.misses < MISSES);
+        (std::mem::replace(&mut self.is_serving, serves) != serves).then_some(serves)
+    }
+
+    /// How long to wait for the next sign: not at all if it decides.
+    fn pause(&self) -> Duration {
+        if self.is_serving && self.misses > 0 { Duration::ZERO } else { PING_EVERY }
+    }
+}
+
 async fn ping(store: &Store) -> Result<(), String> {
     match timeout(PING_TIMEOUT, store.read().ping()).await {
         Ok(result) => result.map_err(|error| chain(&error)),
@@ -126,7 +128,7 @@ async fn ping(store: &Store) -> Result<(), String> {
 mod tests {
     use prost_reflect::DescriptorPool;
 
-    use super::SERVICES;
+    use super::{Duration, PING_EVERY, SERVICES, Signs};
     use crate::pb;
 
     #[test]
@@ -137,5 +139,19 @@ mod tests {
         declared.sort_unstable();
         told.sort_unstable();
         assert_eq!(told, declared);
+    }
+
+    #[test]
+    fn one_missing_sign_is_a_busy_moment_and_two_are_an_absence() {
+        let mut signs = Signs::default();
+        let mut see = |is_alive| (signs.see(is_alive), signs.pause());
+        assert_eq!(see(false), (None, PING_EVERY));
+        assert_eq!(see(true), (Some(true), PING_EVERY));
+        assert_eq!(see(false), (None, Duration::ZERO));
+        assert_eq!(see(true), (None, PING_EVERY));
+        assert_eq!(see(false), (None, Duration::ZERO));
+        assert_eq!(see(false), (Some(false), PING_EVERY));
+        assert_eq!(see(false), (None, PING_EVERY));
+        assert_eq!(see(true), (Some(true), PING_EVERY));
     }
 }

@@ -35,10 +35,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
             store::workspace::insert(&tx, id, &draft.name).await?;
             Ok((store::workspace::get(tx.db(), id).await?, id.to_string()))
         };
-        let workspace = self
-            .store
-            .write_once("create_workspace", key.as_ref(), make, again)
-            .await?;
+        let workspace = self.store.write_once("create_workspace", key.as_ref(), make, again).await?;
         Ok(Response::new(to_pb(workspace)))
     }
 
@@ -64,10 +61,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let workspaces = store::workspace::list(self.store.read(), page.after().copied(), page.limit()).await?;
         let (workspaces, next_page_token) = page.cut(workspaces, |workspace| workspace.id);
         let workspaces = workspaces.into_iter().map(to_pb).collect();
-        Ok(Response::new(pb::ListWorkspacesResponse {
-            workspaces,
-            next_page_token,
-        }))
+        Ok(Response::new(pb::ListWorkspacesResponse { workspaces, next_page_token }))
     }
 
     async fn update_workspace(
@@ -80,13 +74,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let id = call.id("workspace.id", &given.id);
         let update_mask = call.message.update_mask.take();
         let is_set = |_: &str| !given.name.is_empty();
-        let paths = mask::paths(
-            update_mask.as_ref(),
-            &UPDATABLE,
-            is_set,
-            |_| false,
-            &mut call.violations,
-        );
+        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
         let id = call.finish_with(id)?;
         let (given, paths) = (&given, &paths);
         let make = |tx: Tx| async move {
@@ -95,19 +83,11 @@ impl pb::workspace_service_server::WorkspaceService for Services {
             let merged = merge(to_pb(current.clone()), given, paths);
             check(&merged)?;
             let version = current.version + 1;
-            let workspace = Workspace {
-                name: merged.name,
-                version,
-                updated: tx.now(),
-                ..current
-            };
+            let workspace = Workspace { name: merged.name, version, updated: tx.now(), ..current };
             store::workspace::update(&tx, &workspace).await?;
             Ok((workspace, id.to_string()))
         };
-        let workspace = self
-            .store
-            .write_once("update_workspace", key.as_ref(), make, again)
-            .await?;
+        let workspace = self.store.write_once("update_workspace", key.as_ref(), make, again).await?;
         Ok(Response::new(to_pb(workspace)))
     }
 
@@ -128,9 +108,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
             store::workspace::delete(&tx, id).await?;
             Ok(((), String::new()))
         };
-        self.store
-            .write_once("delete_workspace", key.as_ref(), make, |_, _| async { Ok(()) })
-            .await?;
+        self.store.write_once("delete_workspace", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
         self.keys.forget();
         Ok(Response::new(()))
     }
@@ -163,10 +141,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         };
         self.store.write("create_api_key", make).await?;
         let secret = secret.expose().to_owned();
-        Ok(Response::new(pb::CreateApiKeyResponse {
-            api_key: Some(key_to_pb(key)),
-            secret,
-        }))
+        Ok(Response::new(pb::CreateApiKeyResponse { api_key: Some(key_to_pb(key)), secret }))
     }
 
     async fn list_api_keys(
@@ -174,11 +149,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         request: Request<pb::ListApiKeysRequest>,
     ) -> Result<Response<pb::ListApiKeysResponse>, Status> {
         let mut call = Call::open(request)?;
-        let pb::ListApiKeysRequest {
-            workspace_id,
-            page_size,
-            page_token,
-        } = std::mem::take(&mut call.message);
+        let pb::ListApiKeysRequest { workspace_id, page_size, page_token } = std::mem::take(&mut call.message);
         let list = format!("api_keys/{workspace_id}");
         let page = Page::<ApiKeyId>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
         let workspace = call.id("workspace_id", &workspace_id);
@@ -188,10 +159,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let keys = store::api_key::list(db, workspace, page.after().copied(), page.limit()).await?;
         let (keys, next_page_token) = page.cut(keys, |key| key.id);
         let api_keys = keys.into_iter().map(key_to_pb).collect();
-        Ok(Response::new(pb::ListApiKeysResponse {
-            api_keys,
-            next_page_token,
-        }))
+        Ok(Response::new(pb::ListApiKeysResponse { api_keys, next_page_token }))
     }
 
     async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> Result<Response<pb::ApiKey>, Status> {
@@ -201,10 +169,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let id = call.finish_with(id)?;
         let make = |tx: Tx| async move { Ok((store::api_key::revoke(&tx, id).await?, id.to_string())) };
         let again = |tx: Tx, _| async move { store::api_key::get(tx.db(), id).await };
-        let revoked = self
-            .store
-            .write_once("revoke_api_key", key.as_ref(), make, again)
-            .await?;
+        let revoked = self.store.write_once("revoke_api_key", key.as_ref(), make, again).await?;
         self.keys.forget();
         Ok(Response::new(key_to_pb(revoked)))
     }

@@ -1,6 +1,6 @@
 //! Contacts.
 
-use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType, OnConflict};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QueryResult,
     QuerySelect, Select,
@@ -26,6 +26,16 @@ pub enum ContactRef {
 }
 
 impl ContactRef {
+    /// The contact's field that it is about.
+    #[must_use]
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::Id(_) => "id",
+            Self::Email(_) => "email",
+            Self::Phone(_) => "phone",
+        }
+    }
+
     /// The error for a contact that isn't there; it doesn't repeat an address or a number.
     #[must_use]
     pub fn not_found(&self) -> Error {
@@ -206,8 +216,12 @@ pub async fn list(
 /// [`Error::AlreadyExists`] if its address or number is taken; the database's.
 pub async fn insert(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Result<()> {
     refuse_taken(tx, workspace, contact).await?;
-    to_row(workspace, contact).into_active_model().reset_all().insert(tx.db()).await.on_unique(|| taken("email", String::new()))?;
-    Ok(())
+    // Not left to fail: PostgreSQL would log the address.
+    let inserted = contact::Entity::insert(to_row(workspace, contact).into_active_model().reset_all())
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .exec_without_returning(tx.db())
+        .await?;
+    if inserted == 0 { Err(lost_race("email")) } else { Ok(()) }
 }
 
 /// Writes a contact that exists. The caller has checked its version in this transaction.
@@ -224,7 +238,7 @@ pub async fn update(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Resul
         .filter(contact::Column::Version.eq(contact.version - 1))
         .exec(tx.db())
         .await
-        .on_unique(|| taken("email", String::new()))?;
+        .on_unique(|| lost_race("email"))?;
     if result.rows_affected == 0 { Err(Error::EtagMismatch { resource: "contact" }) } else { Ok(()) }
 }
 
@@ -256,6 +270,12 @@ async fn refuse_taken(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Res
         }
     }
     Ok(())
+}
+
+/// The error of a write that came too late for an address or a number, and is to be run again.
+#[must_use]
+pub fn lost_race(field: &'static str) -> Error {
+    taken(field, String::new())
 }
 
 /// Whether a write failed since another transaction took the address or the number while it ran: run again, it sees who

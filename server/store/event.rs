@@ -321,3 +321,41 @@ fn add_reason(attributes: &mut Map<String, serde_json::Value>, row: &QueryResult
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which rows of a table are older than the place (time 5, `table`, id 9), as (time, id) to be before.
+    #[track_caller]
+    fn check_bound(of: Table, table: Table, expected: (i64, u128)) {
+        let place = Place { time: Micros(5), table, id: Uuid::from_u128(9) };
+        assert_eq!(of.bound(Some(place), Micros(100)), (expected.0, Uuid::from_u128(expected.1)), "{of:?} {table:?}");
+    }
+
+    #[test]
+    fn pages_begin_after_the_last_entry() {
+        // Of the same moment, all rows of earlier tables are older, those of later ones newer.
+        check_bound(Table::Events, Table::Deliveries, (6, 0));
+        check_bound(Table::Deliveries, Table::Deliveries, (5, 9));
+        check_bound(Table::Outcomes, Table::Deliveries, (5, 0));
+        assert_eq!(Table::Tags.bound(None, Micros(100)), (100, Uuid::nil()));
+    }
+
+    #[track_caller]
+    fn check_prefix(table: Table, prefix: &str, expected: Option<&str>) {
+        assert_eq!(table.condition(prefix).map(|(sql, _)| sql).as_deref(), expected, "{table:?} {prefix:?}");
+    }
+
+    #[test]
+    fn prefixes_choose_what_is_read() {
+        check_prefix(Table::Tags, "tag.", Some(""));
+        check_prefix(Table::Tags, "tag.assigned.", None);
+        check_prefix(Table::Deliveries, "webhook.s", Some("AND state IN (6, 7)"));
+        check_prefix(Table::Deliveries, "webhook.triggered", Some("AND state IN (2, 3, 4, 5, 8)"));
+        check_prefix(Table::Deliveries, "form", None);
+        check_prefix(Table::Outcomes, "webhook.", Some("AND o.kind IN (1, 2, 3, 7)"));
+        check_prefix(Table::Outcomes, "webhook.d", Some("AND o.kind IN (1)"));
+        check_prefix(Table::Outcomes, "webhook.suppressed", None);
+    }
+}

@@ -54,11 +54,7 @@ pub async fn insert(tx: &Tx, id: WorkspaceId, name: &str) -> Result<()> {
         updated_us: tx.now().0,
         deleted_us: None,
     };
-    row.into_active_model()
-        .reset_all()
-        .insert(tx.db())
-        .await
-        .on_unique(|| taken(String::new()))?;
+    row.into_active_model().reset_all().insert(tx.db()).await.on_unique(|| taken(String::new()))?;
     Ok(())
 }
 
@@ -85,11 +81,7 @@ pub async fn update(tx: &Tx, workspace: &Workspace) -> Result<()> {
         .exec(tx.db())
         .await
         .on_unique(|| taken(String::new()))?;
-    if result.rows_affected == 0 {
-        Err(Error::EtagMismatch { resource: "workspace" })
-    } else {
-        Ok(())
-    }
+    if result.rows_affected == 0 { Err(Error::EtagMismatch { resource: "workspace" }) } else { Ok(()) }
 }
 
 /// Ends a workspace: its keys are revoked and its webhooks disabled. Its rows stay until retention removes them. The
@@ -99,11 +91,8 @@ pub async fn update(tx: &Tx, workspace: &Workspace) -> Result<()> {
 ///
 /// [`Error::NotFound`] if it is deleted already; the database's.
 pub async fn delete(tx: &Tx, id: WorkspaceId) -> Result<()> {
-    let row = workspace::ActiveModel {
-        deleted_us: Set(Some(tx.now().0)),
-        updated_us: Set(tx.now().0),
-        ..Default::default()
-    };
+    let row =
+        workspace::ActiveModel { deleted_us: Set(Some(tx.now().0)), updated_us: Set(tx.now().0), ..Default::default() };
     let result = workspace::Entity::update_many()
         .set(row)
         .filter(workspace::Column::Id.eq(id.0))
@@ -121,19 +110,9 @@ pub async fn delete(tx: &Tx, id: WorkspaceId) -> Result<()> {
 async fn disable_webhooks(tx: &Tx, id: WorkspaceId) -> Result<()> {
     let sql = "UPDATE webhooks SET state = $2, state_reason = $3, state_us = $4, updated_us = $4, version = version + 1 \
                WHERE workspace_id = $1";
-    let values = [
-        id.0.into(),
-        WebhookState::Disabled.code().into(),
-        Reason::WebhookDeleted.code().into(),
-        tx.now().0.into(),
-    ];
-    tx.db()
-        .execute_raw(Statement::from_sql_and_values(
-            tx.db().get_database_backend(),
-            sql,
-            values,
-        ))
-        .await?;
+    let values =
+        [id.0.into(), WebhookState::Disabled.code().into(), Reason::WebhookDeleted.code().into(), tx.now().0.into()];
+    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     Ok(())
 }
 
@@ -150,11 +129,7 @@ async fn refuse_taken(tx: &Tx, id: WorkspaceId, name: &str) -> Result<()> {
 }
 
 fn taken(name: String) -> Error {
-    Error::AlreadyExists {
-        resource: "workspace",
-        field: "name",
-        name,
-    }
+    Error::AlreadyExists { resource: "workspace", field: "name", name }
 }
 
 fn from_row(row: workspace::Model) -> Workspace {

@@ -7,8 +7,7 @@ use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Encoding, Method, Parameter};
 use taghook_client::v1::{DeliveryReason, WebhookEvent, attempt};
 
-use crate::both;
-use crate::support::{Answer, Database, OfficialLibrary, Process, Receiver, Taghook, Watch};
+use crate::support::{Answer, Database, OfficialLibrary, Process, Receiver, Taghook, Watch, both};
 
 fn parameter(name: &str, contact_field: &str) -> Parameter {
     let source = ValueSource::ContactField(contact_field.into());

@@ -10,5 +10,6 @@
 
 mod cli;
 mod dispatch;
+mod store;
 mod support;
 mod tidy;

@@ -314,3 +314,113 @@ pub(super) fn to_pb(contact: &Contact) -> pb::Contact {
         etag: etag_of(contact.version),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn contact(email: &str, values: &[(&str, &str)]) -> pb::Contact {
+        let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        pb::Contact { email: email.to_owned(), values, ..pb::Contact::default() }
+    }
+
+    fn custom() -> HashMap<String, FieldType> {
+        HashMap::from([("score".to_owned(), FieldType::Integer), ("bio".to_owned(), FieldType::Paragraph)])
+    }
+
+    fn stored() -> Contact {
+        let mut violations = Violations::default();
+        let given = contact("ada@example.com", &[("first_name", "Ada"), ("score", "7")]);
+        let patch = Patch::read(&given, &Parts::given(&given), &custom(), &mut violations).unwrap();
+        assert!(violations.is_empty());
+        patch.create(ContactId(uuid::Uuid::nil()), Micros(0)).unwrap()
+    }
+
+    fn values_of(contact: &Contact) -> Value {
+        Value::Object(contact.values.clone())
+    }
+
+    /// The values after an update whose mask is `paths`, or that has none.
+    #[track_caller]
+    fn check_update(paths: Option<&[&str]>, given: &[(&str, &str)], expected: &Value) {
+        let given = contact("", given);
+        let parts = match paths {
+            None => Parts::given(&given),
+            Some(paths) => Parts::named(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>(), &given),
+        };
+        let mut violations = Violations::default();
+        let patch = Patch::read_with_rules(&given, &parts, &custom(), &mut violations).unwrap();
+        violations.finish().unwrap();
+        let mut contact = stored();
+        let has_changed = patch.apply(&mut contact).unwrap();
+        assert_eq!(values_of(&contact), *expected, "{paths:?}");
+        assert_eq!(has_changed, values_of(&stored()) != *expected, "{paths:?}");
+    }
+
+    #[test]
+    fn masks_reach_into_the_values() {
+        let given = &[("score", "8"), ("city", "Bonn")];
+        check_update(None, given, &json!({"first_name": "Ada", "score": 8, "city": "Bonn"}));
+        check_update(Some(&["values"]), given, &json!({"score": 8, "city": "Bonn"}));
+        check_update(Some(&["values.city"]), given, &json!({"first_name": "Ada", "score": 7, "city": "Bonn"}));
+        check_update(Some(&["values.first_name"]), given, &json!({"score": 7}));
+        check_update(Some(&["values.bio"]), given, &json!({"first_name": "Ada", "score": 7}));
+        check_update(None, &[("score", "")], &json!({"first_name": "Ada"}));
+        check_update(None, &[("score", "7")], &json!({"first_name": "Ada", "score": 7}));
+        check_update(Some(&["values"]), &[], &json!({}));
+    }
+
+    #[test]
+    fn mask_paths_into_the_values_are_field_keys() {
+        for (path, expected) in [
+            ("values.first_name", true),
+            ("values.", false),
+            ("values.First", false),
+            ("values.a.b", false),
+            ("values", false),
+            ("first_name", false),
+        ] {
+            assert_eq!(is_value_path(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn all_bad_parts_are_told_at_once() {
+        let mut given = contact("nobody", &[("score", "x"), ("a\"b", "1"), ("first_name", "\0")]);
+        given.phone = "12".to_owned();
+        let mut violations = Violations::default();
+        Patch::read(&given, &Parts::given(&given), &custom(), &mut violations).unwrap();
+        for path in [
+            "contact.email",
+            "contact.phone",
+            "contact.values[\"score\"]",
+            "contact.values[\"a\\\"b\"]",
+            "contact.values[\"first_name\"]",
+        ] {
+            assert!(violations.names(path), "{path}: {violations:?}");
+        }
+    }
+
+    #[test]
+    fn a_contact_keeps_an_address_and_its_size() {
+        let cleared = Patch { email: Some(None), ..Patch::default() };
+        assert!(cleared.apply(&mut stored()).is_err());
+        let value = |bytes: usize| Some(Value::from("x".repeat(bytes)));
+        // `first_name` with `Ada` has 13 bytes, `score` with `7` has 6, and `bio` has 3 of its own.
+        let fits = Patch { values: BTreeMap::from([("bio".to_owned(), value(524_288 - 22))]), ..Patch::default() };
+        assert_eq!(fits.apply(&mut stored()).ok(), Some(true));
+        let too_large = Patch { values: BTreeMap::from([("bio".to_owned(), value(524_288 - 21))]), ..Patch::default() };
+        assert!(too_large.apply(&mut stored()).is_err());
+    }
+
+    #[test]
+    fn a_field_that_was_replaced_meanwhile_refuses_the_change() {
+        let given = contact("", &[("score", "1")]);
+        let patch = Patch::read(&given, &Parts::given(&given), &custom(), &mut Violations::default()).unwrap();
+        assert!(patch.check_fields(&custom()).is_ok());
+        assert!(patch.check_fields(&HashMap::new()).is_err());
+        assert!(patch.check_fields(&HashMap::from([("score".to_owned(), FieldType::Text)])).is_err());
+    }
+}

@@ -69,10 +69,11 @@ impl pb::contact_service_server::ContactService for Services {
     ) -> Result<Response<pb::Contact>, Status> {
         let mut call = Call::open(request)?;
         let pb::LookupContactRequest { email, phone } = &call.message;
-        let which = if email.is_empty() {
-            call.violations.take("phone", "PHONE", Phone::parse(phone)).map(ContactRef::Phone)
-        } else {
-            call.violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email)
+        let which = match (email.as_str(), phone.as_str()) {
+            // That one is given, and one alone, is the proto's rule.
+            ("", "") => None,
+            ("", phone) => call.violations.take("phone", "PHONE", Phone::parse(phone)).map(ContactRef::Phone),
+            (email, _) => call.violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email),
         };
         let which = call.finish_with(which)?;
         let contact = store::contact::get(self.store.read(), call.workspace()?, &which).await?;
@@ -355,15 +356,23 @@ impl Upsert {
         hold_fields(tx, self.workspace, &self.patch).await?;
         let (contact, created) = match store::contact::lock(tx, self.workspace, &self.which).await? {
             Some(contact) => (change(tx, self.workspace, contact, &self.patch).await?, false),
-            None => {
-                let contact = self.patch.create(self.id, tx.now())?;
-                store::contact::insert(tx, self.workspace, &contact).await?;
-                (contact, true)
-            }
+            None => (self.create(tx).await?, true),
         };
         let assigned = self.tag(tx, contact.id).await?;
         let upserted = Upserted { contact_id: contact.id, created, assigned };
         Ok((contact, upserted))
+    }
+
+    async fn create(&self, tx: &Tx) -> Result<Contact> {
+        let contact = self.patch.create(self.id, tx.now())?;
+        match store::contact::insert(tx, self.workspace, &contact).await {
+            Ok(()) => Ok(contact),
+            // It was created since it was looked for: the next run finds and updates it.
+            Err(Error::AlreadyExists { field, .. }) if field == self.which.field() => {
+                Err(store::contact::lost_race(field))
+            }
+            Err(other) => Err(other),
+        }
     }
 
     async fn tag(&self, tx: &Tx, contact: ContactId) -> Result<Option<Assigned>> {

@@ -14,7 +14,7 @@ use crate::pb::batch_tag_contacts_response::Result as ItemResult;
 use crate::pb::batch_tag_contacts_response::result::Result as ItemAnswer;
 use crate::rpc::auth::Caller;
 use crate::rpc::call::request_key;
-use crate::rpc::convert::timestamp;
+use crate::rpc::convert::{texts, timestamp};
 use crate::rpc::trigger::decisions_to_pb;
 use crate::store::contact::ContactRef;
 use crate::store::request::RequestKey;
@@ -170,6 +170,6 @@ pub(super) fn tagged_to_pb(assigned: &Assigned) -> pb::TagContactResponse {
 pub(super) fn untagged_to_pb(untagged: &Untagged) -> pb::UntagContactResponse {
     pb::UntagContactResponse {
         contact_id: untagged.contact_id.to_string(),
-        removed_tag_ids: untagged.removed.iter().map(ToString::to_string).collect(),
+        removed_tag_ids: texts(&untagged.removed),
     }
 }

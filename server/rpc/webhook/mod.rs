@@ -9,10 +9,10 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag};
-use super::convert::code;
+use super::convert::{code, refuse_nul};
 use super::mask;
 use super::page::Page;
-use super::trigger;
+use super::trigger::decision_to_pb;
 use crate::domain::delivery::{Reason, State};
 use crate::domain::outcome::Kind;
 use crate::domain::signature::SigningSecret;
@@ -83,6 +83,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         let pb::ListWebhooksRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
         let page = Page::<WebhookId>::read(page_size, &page_token, "webhooks", filter.as_ref(), &mut call.violations);
         let filter = filter.unwrap_or_default();
+        refuse_nul("filter.name_prefix", &filter.name_prefix, &mut call.violations);
         let filter = store::webhook::WebhookFilter {
             states: filter.states().filter_map(|state| WebhookState::from_code(code(state))).collect(),
             activation_tag: call.violations.optional_id("filter.activation_tag_id", &filter.activation_tag_id),
@@ -191,7 +192,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         request: Request<pb::TriggerWebhookRequest>,
     ) -> Result<Response<pb::TriggerWebhookResponse>, Status> {
         let decision = fire::trigger(self, Call::open(request)?).await?;
-        Ok(Response::new(pb::TriggerWebhookResponse { trigger: Some(trigger::decision_to_pb(&decision)) }))
+        Ok(Response::new(pb::TriggerWebhookResponse { trigger: Some(decision_to_pb(&decision)) }))
     }
 
     async fn get_webhook_secret(

@@ -1,6 +1,6 @@
 //! What the tests stand on.
 //!
-//! - [`both!`](crate::both) runs a test on SQLite and on PostgreSQL; [`Taghook`] is the server it talks to, in this
+//! - [`both!`] runs a test on SQLite and on PostgreSQL; [`Taghook`] is the server it talks to, in this
 //!   process; [`Process`] is the built program, to be killed. Either is an [`Api`], which makes what tests begin with.
 //! - [`Receiver`] is where webhooks go; its [`Answer`]s are a test's.
 //! - [`Watch`] follows the outcomes; [`within`] puts an end to every wait. Nothing sleeps.
@@ -8,6 +8,7 @@
 
 mod api;
 mod check;
+pub(crate) mod lost_commit;
 mod official;
 mod outcomes;
 pub(crate) mod postgres;
@@ -39,7 +40,7 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
     }
 }
 
-/// What a test of [`both!`](crate::both) is given.
+/// What a test of [`both!`] is given.
 pub(crate) trait FromDatabase {
     /// Makes it on a database that nobody else uses.
     async fn on(database: Database) -> Self;
@@ -47,7 +48,6 @@ pub(crate) trait FromDatabase {
 
 /// Makes two tests of one, `name::sqlite` and `name::postgres`. The parameter is a [`Taghook`], or a [`Database`] if the
 /// test starts its servers itself.
-#[macro_export]
 macro_rules! both {
     ($($(#[$attribute:meta])* async fn $name:ident($($pattern:ident)+: $fixture:ty) $body:block)+) => {$(
         $(#[$attribute])*
@@ -71,3 +71,5 @@ macro_rules! both {
         }
     )+};
 }
+
+pub(crate) use both;

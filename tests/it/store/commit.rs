@@ -1,0 +1,226 @@
+//! Transactions that are cut off, doubled, or of unknown result.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use taghook::automation::Assigner;
+use taghook::clock::Clock;
+use taghook::domain::outcome::Position;
+use taghook::error::Error;
+use taghook::store::delivery::queue;
+use taghook::store::lease::Handover;
+use taghook::store::request::RequestKey;
+use taghook::store::{self, outcome};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{START, Server, both, postgres, someone_waits};
+use crate::support::lost_commit::LostCommit;
+
+fn key(server: &Server, id: &str) -> RequestKey {
+    RequestKey {
+        workspace: server.workspace.0,
+        method: "TagService/CreateTag",
+        request_id: id.into(),
+        body_hash: [1; 32],
+    }
+}
+
+/// A caller that goes away after any number of steps leaves all or nothing, and no transaction open.
+#[tokio::test]
+async fn a_caller_may_go_away_at_any_step() {
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let mut server = Server::open(&url, Clock::system()).await;
+        let tag = server.tag("buyer").await;
+        server.webhook(&[tag], |webhook| webhook.definition.cooldown = Duration::ZERO).await;
+        let mut ended = 0;
+        for steps in 0..60 {
+            let contact = server.contact(&format!("ada{steps}")).await;
+            {
+                let mut call = pin!(server.assign_one(contact, tag));
+                let mut left = steps;
+                let is_done = poll_fn(|context| {
+                    if call.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(true);
+                    }
+                    if left == 0 {
+                        return Poll::Ready(false);
+                    }
+                    left -= 1;
+                    Poll::Pending
+                });
+                ended += usize::from(is_done.await);
+            }
+            // The next one on the only connection comes after whatever that one did.
+            server.assign_one(contact, tag).await;
+            let of = format!("WHERE contact_id = {}", literal(&server, contact.0));
+            let deliveries = server.number(&format!("SELECT count(*) FROM deliveries {of}")).await;
+            assert!((1..=2).contains(&deliveries), "{deliveries} after {steps} steps");
+            assert_eq!(server.number(&format!("SELECT count(*) FROM contact_tags {of}")).await, 1);
+            tokio::task::yield_now().await;
+        }
+        assert!(ended > 0, "no call came to its end");
+        // Whatever was committed leased was handed over.
+        tokio::time::timeout(Duration::from_secs(10), async {
+            let mut jobs = 0;
+            while jobs < server.number("SELECT count(*) FROM deliveries WHERE lease_owner IS NOT NULL").await {
+                assert!(matches!(server.handovers.recv().await, Some(Handover::Job(_))));
+                jobs += 1;
+            }
+        })
+        .await
+        .expect("a lease without its job");
+    }
+}
+
+fn literal(server: &Server, id: Uuid) -> String {
+    if server.store.is_sqlite() { format!("x'{}'", id.simple()) } else { format!("'{id}'") }
+}
+
+/// The double runs into the unique name that the first one has taken, and gets its answer all the same.
+#[tokio::test]
+async fn a_concurrent_double_gets_the_answer_of_the_first() {
+    let url = postgres().await;
+    let server = Server::open(&url, Clock::system()).await;
+    let (workspace, key) = (server.workspace, &key(&server, "r1"));
+    let (goes_first, may_end) = (&AtomicBool::new(true), &Notify::new());
+    let create = || {
+        let tag = server.new_tag("buyer");
+        let make = move |tx: store::Tx| {
+            let tag = tag.clone();
+            async move {
+                let is_first = goes_first.swap(false, Ordering::SeqCst);
+                store::tag::insert(&tx, workspace, &tag).await?;
+                if is_first {
+                    may_end.notified().await;
+                }
+                Ok((tag.id, tag.id.to_string()))
+            }
+        };
+        server.store.write_once("create", Some(key), make, |_, answer| async move { Ok(answer.parse().unwrap()) })
+    };
+    let release = async {
+        someone_waits(&server).await;
+        may_end.notify_one();
+    };
+    let (first, second, ()) = tokio::join!(create(), create(), release);
+    assert_eq!(first.unwrap(), second.unwrap());
+    assert_eq!(server.number("SELECT count(*) FROM tags").await, 1);
+}
+
+#[tokio::test]
+async fn a_request_whose_commit_is_unknown_is_made_once() {
+    let url = postgres().await;
+    let (proxy, through) = LostCommit::before(&url).await;
+    let server = Server::open(&through, Clock::system()).await;
+    let (workspace, key, tag) = (server.workspace, &key(&server, "r1"), &server.new_tag("buyer"));
+    proxy.arm();
+    let make = |tx: store::Tx| async move {
+        store::tag::insert(&tx, workspace, tag).await?;
+        Ok((tag.id, tag.id.to_string()))
+    };
+    let again = |_, answer: String| async move { Ok(answer.parse().unwrap()) };
+    let made = server.store.write_once("create", Some(key), make, again).await;
+    assert!(!proxy.is_armed());
+    assert_eq!(made.unwrap(), tag.id);
+    assert_eq!(server.number("SELECT count(*) FROM tags").await, 1);
+}
+
+/// Without request ids nothing proves what a commit of unknown result did: it must not be run again.
+#[tokio::test]
+async fn a_batch_whose_commit_is_unknown_is_made_once() {
+    let url = postgres().await;
+    let (proxy, through) = LostCommit::before(&url).await;
+    let server = Server::open(&through, Clock::system()).await;
+    let tag = server.tag("buyer").await;
+    server.webhook(&[tag], |webhook| webhook.definition.cooldown = Duration::ZERO).await;
+    let contacts = [server.contact("ada").await, server.contact("bob").await];
+    let stop = CancellationToken::new();
+    let (assigner, task) = Assigner::new(server.store.clone(), stop.clone());
+    let calls = contacts.map(|contact| assigner.assign(server.assignment(contact, &[tag]), None));
+    proxy.arm();
+    let calls = async {
+        let results = futures_util::future::join_all(calls).await;
+        stop.cancel();
+        results
+    };
+    // The calls queue before the task runs, and are one batch.
+    let (results, ()) = tokio::join!(calls, task);
+    assert!(!proxy.is_armed());
+    assert_eq!(server.number("SELECT count(*) FROM deliveries").await, 2);
+    assert!(results.iter().all(|result| matches!(result, Err(Error::CommitUnknown(_)))), "{results:?}");
+}
+
+/// Leases that were taken by a commit of unknown result are told to the dispatcher, whoever took them.
+#[tokio::test]
+async fn leases_of_an_unknown_commit_are_suspect() {
+    let url = postgres().await;
+    let (proxy, through) = LostCommit::before(&url).await;
+    let mut server = Server::open(&through, Clock::system()).await;
+    let (contact, tag) = (server.contact("ada").await, server.tag("buyer").await);
+    server.webhook(&[tag], |webhook| webhook.definition.cooldown = Duration::ZERO).await;
+    proxy.arm();
+    let assignment = [server.assignment(contact, &[tag])];
+    let assigned =
+        server.store.write("assign", |tx| async { taghook::automation::assign(&{ tx }, &assignment).await }).await;
+    assert!(matches!(assigned, Err(Error::CommitUnknown(_))));
+    assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
+
+    let other = Server::open(&url, Clock::system()).await;
+    other.store.local().close();
+    other.assign_one(contact, tag).await;
+    proxy.arm();
+    let claimed = server.store.write("claim", |tx| async move { queue::claim(&tx, 8).await }).await;
+    assert!(matches!(claimed, Err(Error::CommitUnknown(_))));
+    assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
+}
+
+/// A result that is written again after an unknown commit is the same attempt.
+#[tokio::test]
+async fn an_attempt_is_settled_once() {
+    use taghook::domain::delivery::{Attempt, Cause};
+    use taghook::domain::retry::Next;
+    use taghook::store::delivery::settle::{Settlement, settle};
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let mut server = Server::open(&url, Clock::manual(START).0).await;
+        let (contact, tag) = (server.contact("ada").await, server.tag("buyer").await);
+        server.webhook(&[tag], |_| {}).await;
+        server.assign_one(contact, tag).await;
+        let Some(Handover::Job(job)) = server.handovers.recv().await else { panic!("no job") };
+        let settlement = Settlement {
+            reference: job.delivery.reference.clone(),
+            workspace_id: job.delivery.workspace_id,
+            webhook_id: job.delivery.webhook_id,
+            lease_token: job.delivery.lease_token,
+            extra_id: None,
+            attempt: Attempt {
+                number: 0,
+                cause: Cause::Scheduled,
+                started: START,
+                duration: Duration::from_millis(5),
+                url: "https://example.com/".into(),
+                status_code: Some(200),
+                response_body: Vec::new(),
+                response_truncated: false,
+                response_location: String::new(),
+                retry_after: None,
+                error_class: None,
+                error_detail: String::new(),
+                lease_lost: false,
+            },
+            next: Next::Delivered,
+        };
+        let settlements = &[settlement];
+        for _ in 0..2 {
+            server.store.write("settle", |tx| async move { settle(&tx, settlements).await }).await.unwrap();
+        }
+        assert_eq!(server.number("SELECT attempt_count FROM deliveries").await, 1);
+        assert_eq!(outcome::after(server.store.read(), Position(0), 10).await.unwrap().len(), 1);
+    }
+}
