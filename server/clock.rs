@@ -43,7 +43,8 @@ impl Clock {
     pub fn now(&self) -> Micros {
         match &self.0 {
             Source::System => {
-                let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let since_epoch =
+                    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 Micros(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
             }
             Source::Manual(face) => *face.borrow(),

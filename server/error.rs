@@ -208,7 +208,9 @@ impl Error {
             Self::LimitReached { .. } => (Code::ResourceExhausted, ErrorReason::LimitReached, false),
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown, true),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, false),
-            Self::DatabaseUnavailable(_) | Self::CommitUnknown(_) => (Code::Unavailable, ErrorReason::DatabaseUnavailable, true),
+            Self::DatabaseUnavailable(_) | Self::CommitUnknown(_) => {
+                (Code::Unavailable, ErrorReason::DatabaseUnavailable, true)
+            }
             Self::Database(_) | Self::Internal(_) => (Code::Internal, ErrorReason::Internal, false),
         };
         Row { code, reason, retryable }
@@ -292,8 +294,10 @@ impl From<Error> for Status {
                 error.to_string()
             }
             Error::InUse { resource, users } => {
-                let violations: Vec<_> =
-                    users.iter().map(|user| PreconditionViolation::new("IN_USE", user.as_str(), format!("uses the {resource}"))).collect();
+                let violations: Vec<_> = users
+                    .iter()
+                    .map(|user| PreconditionViolation::new("IN_USE", user.as_str(), format!("uses the {resource}")))
+                    .collect();
                 details.set_precondition_failure(violations);
                 error.to_string()
             }
@@ -314,7 +318,8 @@ fn log_inside(error: &Error, metadata: &mut HashMap<String, String>) {
         }
         _ => return,
     };
-    let incident = crate::ids::uuid_v7(crate::clock::Clock::system().now(), &crate::clock::Entropy::system()).to_string();
+    let incident =
+        crate::ids::uuid_v7(crate::clock::Clock::system().now(), &crate::clock::Entropy::system()).to_string();
     tracing::error!(incident, error = chain(source), "internal error");
     metadata.insert("incident".into(), incident);
 }
@@ -344,19 +349,21 @@ impl From<DbErr> for Error {
 fn is_connection_problem(error: &DbErr) -> bool {
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-        DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) => match inner.as_ref() {
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => true,
-            // Classes 08 (connection), 53 (resources) and 57 (shutdown, crash, cannot_connect_now) of PostgreSQL.
-            sqlx::Error::Database(database) => database
-                .code()
-                .is_some_and(|code| code.starts_with("08") || code.starts_with("53") || code.starts_with("57P")),
-            _ => false,
-        },
+        DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner)) => {
+            match inner.as_ref() {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed => true,
+                // Classes 08 (connection), 53 (resources) and 57 (shutdown, crash, cannot_connect_now) of PostgreSQL.
+                sqlx::Error::Database(database) => database
+                    .code()
+                    .is_some_and(|code| code.starts_with("08") || code.starts_with("53") || code.starts_with("57P")),
+                _ => false,
+            }
+        }
         _ => false,
     }
 }
@@ -422,7 +429,12 @@ impl Violations {
     }
 
     /// Unwraps a result; its error becomes a bad field.
-    pub fn take<T, E: std::fmt::Display>(&mut self, field: &str, reason: &'static str, result: Result<T, E>) -> Option<T> {
+    pub fn take<T, E: std::fmt::Display>(
+        &mut self,
+        field: &str,
+        reason: &'static str,
+        result: Result<T, E>,
+    ) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
@@ -491,7 +503,11 @@ mod tests {
     fn violations_fit_into_the_metadata_of_an_answer() {
         let mut violations = Violations::default();
         for index in 0..400 {
-            violations.add(format!("contact.values[\"{}{index}\"]", "ü".repeat(100)), "STRING_MAX_BYTES", "must be at most 63 bytes");
+            violations.add(
+                format!("contact.values[\"{}{index}\"]", "ü".repeat(100)),
+                "STRING_MAX_BYTES",
+                "must be at most 63 bytes",
+            );
         }
         let status = Status::from(Error::Invalid(violations));
         assert!(status.message().len() < 1_000, "{}", status.message());

@@ -17,7 +17,9 @@ const SUFFIX_CHARS: usize = 26;
 
 /// Why a text is no id of the wanted kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("must be `{prefix}_` followed by 26 characters of 0-9 and a-z without i, l, o and u, as the server assigns them")]
+#[error(
+    "must be `{prefix}_` followed by 26 characters of 0-9 and a-z without i, l, o and u, as the server assigns them"
+)]
 pub struct IdError {
     prefix: &'static str,
 }

@@ -20,14 +20,7 @@ pub fn validate<M: prost::Message + prost::Name>(message: &M) -> Result<(), pros
     RULES.validate_wire(&M::full_name(), &message.encode_to_vec())
 }
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    clippy::restriction,
-    reason = "generated code"
-)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/taghook.v1.rs"));
 }

@@ -38,10 +38,7 @@ impl MasterKey {
     ///
     /// The text isn't base64 of 32 bytes.
     pub fn parse_base64(text: &str) -> Result<Self, InvalidMasterKey> {
-        let bytes = STANDARD
-            .decode(text.trim())
-            .map(Zeroizing::new)
-            .map_err(|_| InvalidMasterKey)?;
+        let bytes = STANDARD.decode(text.trim()).map(Zeroizing::new).map_err(|_| InvalidMasterKey)?;
         let bytes = <[u8; KEY_BYTES]>::try_from(bytes.as_slice()).map_err(|_| InvalidMasterKey)?;
         Ok(Self(Zeroizing::new(bytes)))
     }
@@ -81,25 +78,16 @@ impl Sealer {
     /// Makes the sealer of a key by its bytes.
     #[must_use]
     pub fn from_key_bytes(key: &[u8; KEY_BYTES]) -> Self {
-        let digest = Sha256::new()
-            .chain_update("taghook master key id v1")
-            .chain_update(key)
-            .finalize();
+        let digest = Sha256::new().chain_update("taghook master key id v1").chain_update(key).finalize();
         let mut key_id = [0; KEY_ID_BYTES];
         key_id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
-        Self {
-            cipher: XChaCha20Poly1305::new(key.into()),
-            key_id,
-        }
+        Self { cipher: XChaCha20Poly1305::new(key.into()), key_id }
     }
 
     /// Encrypts `plaintext`. `context` says whose secret it is and what for (workspace, webhook, purpose); the same
     /// context opens it.
     #[must_use]
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "it can't happen: the cipher's limit is 256 GiB"
-    )]
+    #[expect(clippy::missing_panics_doc, reason = "it can't happen: the cipher's limit is 256 GiB")]
     #[expect(clippy::expect_used, reason = "the cipher refuses only plaintexts over 256 GiB")]
     pub fn seal(&self, rng: &mut impl CryptoRng, context: &[u8], plaintext: &[u8]) -> Vec<u8> {
         let mut nonce = XNonce::default();
@@ -107,14 +95,8 @@ impl Sealer {
         let mut sealed = vec![VERSION];
         sealed.extend_from_slice(&self.key_id);
         let aad = authenticated(&sealed, context);
-        let payload = Payload {
-            msg: plaintext,
-            aad: &aad,
-        };
-        let ciphertext = self
-            .cipher
-            .encrypt(&nonce, payload)
-            .expect("a secret is shorter than 256 GiB");
+        let payload = Payload { msg: plaintext, aad: &aad };
+        let ciphertext = self.cipher.encrypt(&nonce, payload).expect("a secret is shorter than 256 GiB");
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(&ciphertext);
         sealed
@@ -134,14 +116,8 @@ impl Sealer {
             [VERSION, ..] => return Err(OpenError::WrongKey),
             _ => return Err(OpenError::Corrupt),
         }
-        let payload = Payload {
-            msg: ciphertext,
-            aad: &authenticated(header, context),
-        };
-        self.cipher
-            .decrypt(nonce.into(), payload)
-            .map(Zeroizing::new)
-            .map_err(|_| OpenError::Corrupt)
+        let payload = Payload { msg: ciphertext, aad: &authenticated(header, context) };
+        self.cipher.decrypt(nonce.into(), payload).map(Zeroizing::new).map_err(|_| OpenError::Corrupt)
     }
 }
 
@@ -213,20 +189,12 @@ mod tests {
         assert_eq!(sealer(1).open(b"wrk_1/whk_2/signing", &sealed), Err(OpenError::Corrupt));
         assert_eq!(sealer(1).open(b"", &sealed), Err(OpenError::Corrupt));
         for length in 0..sealed.len() {
-            assert_eq!(
-                sealer(1).open(CONTEXT, &sealed[..length]),
-                Err(OpenError::Corrupt),
-                "{length} bytes"
-            );
+            assert_eq!(sealer(1).open(CONTEXT, &sealed[..length]), Err(OpenError::Corrupt), "{length} bytes");
         }
         for at in 0..sealed.len() {
             let mut damaged = sealed.clone();
             damaged[at] ^= 1;
-            let expected = if (1..9).contains(&at) {
-                OpenError::WrongKey
-            } else {
-                OpenError::Corrupt
-            };
+            let expected = if (1..9).contains(&at) { OpenError::WrongKey } else { OpenError::Corrupt };
             assert_eq!(sealer(1).open(CONTEXT, &damaged), Err(expected), "byte {at}");
         }
     }
@@ -237,12 +205,9 @@ mod tests {
         assert_eq!(*key.expose_base64(), ASCENDING);
         let generated = MasterKey::generate(&mut StdRng::seed_from_u64(1)).expose_base64();
         assert_eq!(MasterKey::parse_base64(&generated).unwrap().expose_base64(), generated);
-        for text in [
-            "",
-            "AAEC",
-            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
-            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g",
-        ] {
+        for text in
+            ["", "AAEC", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g"]
+        {
             assert_eq!(MasterKey::parse_base64(text).unwrap_err(), InvalidMasterKey, "{text:?}");
         }
     }

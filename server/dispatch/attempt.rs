@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::request;
 use super::send::{SendReport, Sender};
 use crate::domain::delivery::{Attempt, Source};
-use crate::domain::retry::{ErrorClass, HttpResult, Next, Plan, Schedule, Verdict, parse_retry_after, plan_next_attempt};
+use crate::domain::retry::{
+    ErrorClass, HttpResult, Next, Plan, Schedule, Verdict, parse_retry_after, plan_next_attempt,
+};
 use crate::store::Store;
 use crate::store::delivery::settle::Settlement;
 use crate::store::lease::Job;

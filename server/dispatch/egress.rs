@@ -57,11 +57,7 @@ impl FromStr for PortSet {
     type Err = PortSetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split(',')
-            .map(parse_port_range)
-            .collect::<Option<_>>()
-            .map(Self)
-            .ok_or(PortSetError)
+        text.split(',').map(parse_port_range).collect::<Option<_>>().map(Self).ok_or(PortSetError)
     }
 }
 
@@ -94,9 +90,7 @@ impl Egress {
     /// Makes the guard of a policy.
     #[must_use]
     pub fn new(policy: EgressPolicy) -> Self {
-        Self {
-            policy: Arc::new(policy),
-        }
+        Self { policy: Arc::new(policy) }
     }
 
     /// Checks all of a URL that can be decided without resolving a name: scheme, port, IP-literal and `localhost`
@@ -139,11 +133,7 @@ impl Egress {
             }
             for carried in carried_addresses(carrier) {
                 if let Some(range) = self.forbidding_range(carried.into()) {
-                    return Err(EgressDenied::Carried {
-                        carrier,
-                        carried,
-                        range,
-                    });
+                    return Err(EgressDenied::Carried { carrier, carried, range });
                 }
             }
         }
@@ -169,11 +159,7 @@ impl Egress {
         for address in &addresses {
             self.check_ip(address.ip()).map_err(EgressDenied::of_resolved_name)?;
         }
-        if addresses.is_empty() {
-            Err(ResolveError::NoAddress)
-        } else {
-            Ok(addresses)
-        }
+        if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
     }
 
     /// The addresses of `localhost`: the system isn't asked (RFC 6761, section 6.3), so that a loopback range
@@ -185,11 +171,7 @@ impl Egress {
             .filter(|address| self.is_allowed(*address))
             .map(|address| SocketAddr::new(address, 0))
             .collect();
-        if allowed.is_empty() {
-            Err(EgressDenied::Localhost)
-        } else {
-            Ok(allowed)
-        }
+        if allowed.is_empty() { Err(EgressDenied::Localhost) } else { Ok(allowed) }
     }
 
     fn is_allowed(&self, address: IpAddr) -> bool {
@@ -197,11 +179,7 @@ impl Egress {
     }
 
     fn forbidding_range(&self, address: IpAddr) -> Option<&'static Range> {
-        if self.is_allowed(address) {
-            None
-        } else {
-            special_range(address)
-        }
+        if self.is_allowed(address) { None } else { special_range(address) }
     }
 }
 
@@ -327,11 +305,7 @@ pub struct Range {
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({}); allow it with --allow-egress {}",
-            self.name, self.source, self.net
-        )
+        write!(f, "{} ({}); allow it with --allow-egress {}", self.name, self.source, self.net)
     }
 }
 
@@ -343,11 +317,7 @@ fn special_range(address: IpAddr) -> Option<&'static Range> {
 
 const fn v4(start: [u8; 4], prefix_len: u8, name: &'static str, source: &'static str) -> Range {
     let start = Ipv4Addr::from_octets(start);
-    Range {
-        net: IpNet::V4(Ipv4Net::new_assert(start, prefix_len)),
-        name,
-        source,
-    }
+    Range { net: IpNet::V4(Ipv4Net::new_assert(start, prefix_len)), name, source }
 }
 
 /// A range by the first half of its start; the second half is zero.
@@ -357,11 +327,7 @@ const fn v6([a, b, c, d]: [u16; 4], prefix_len: u8, name: &'static str, source: 
 
 const fn v6_full(start: [u16; 8], prefix_len: u8, name: &'static str, source: &'static str) -> Range {
     let start = Ipv6Addr::from_segments(start);
-    Range {
-        net: IpNet::V6(Ipv6Net::new_assert(start, prefix_len)),
-        name,
-        source,
-    }
+    Range { net: IpNet::V6(Ipv6Net::new_assert(start, prefix_len)), name, source }
 }
 
 /// The IANA IPv4 special-purpose address registry, also its globally reachable entries (no web server is there),
@@ -369,19 +335,9 @@ const fn v6_full(start: [u16; 8], prefix_len: u8, name: &'static str, source: &'
 const V4_RANGES: &[Range] = &[
     v4([0, 0, 0, 0], 8, "this network", "RFC 791"),
     v4([10, 0, 0, 0], 8, "private", "RFC 1918"),
-    v4(
-        [100, 64, 0, 0],
-        10,
-        "shared address space of carrier-grade NAT",
-        "RFC 6598",
-    ),
+    v4([100, 64, 0, 0], 10, "shared address space of carrier-grade NAT", "RFC 6598"),
     v4([127, 0, 0, 0], 8, "loopback", "RFC 1122"),
-    v4(
-        [168, 63, 129, 16],
-        32,
-        "the host's own metadata service",
-        "Azure WireServer",
-    ),
+    v4([168, 63, 129, 16], 32, "the host's own metadata service", "Azure WireServer"),
     v4([169, 254, 0, 0], 16, "link-local", "RFC 3927"),
     v4([172, 16, 0, 0], 12, "private", "RFC 1918"),
     v4([192, 0, 0, 0], 29, "IPv4 service continuity", "RFC 7335"),
@@ -418,19 +374,9 @@ const V6_RANGES: &[Range] = &[
     v6([0x100, 0, 0, 0], 64, "discard-only", "RFC 6666"),
     v6([0x100, 0, 0, 1], 64, "the dummy prefix", "RFC 9780"),
     v6([0x2001, 0, 0, 0], 32, "Teredo", "RFC 4380"),
-    v6_full(
-        [0x2001, 1, 0, 0, 0, 0, 0, 1],
-        128,
-        "Port Control Protocol anycast",
-        "RFC 7723",
-    ),
+    v6_full([0x2001, 1, 0, 0, 0, 0, 0, 1], 128, "Port Control Protocol anycast", "RFC 7723"),
     v6_full([0x2001, 1, 0, 0, 0, 0, 0, 2], 128, "TURN anycast", "RFC 8155"),
-    v6_full(
-        [0x2001, 1, 0, 0, 0, 0, 0, 3],
-        128,
-        "DNS-SD registration anycast",
-        "RFC 9665",
-    ),
+    v6_full([0x2001, 1, 0, 0, 0, 0, 0, 3], 128, "DNS-SD registration anycast", "RFC 9665"),
     v6([0x2001, 2, 0, 0], 48, "benchmarking", "RFC 5180"),
     v6([0x2001, 3, 0, 0], 32, "AMT", "RFC 7450"),
     v6([0x2001, 4, 0x112, 0], 48, "AS112", "RFC 7535"),
@@ -458,10 +404,7 @@ mod tests {
 
     fn guard(allow: &[&str]) -> Egress {
         let allow = allow.iter().map(|net| net.parse().unwrap()).collect();
-        Egress::new(EgressPolicy {
-            allow,
-            ..EgressPolicy::default()
-        })
+        Egress::new(EgressPolicy { allow, ..EgressPolicy::default() })
     }
 
     /// `expected`: "ok", "no url" (the URL parser refuses it), or words of the refusal.
@@ -472,11 +415,7 @@ mod tests {
             Ok(Ok(())) => "ok".to_owned(),
             Ok(Err(denied)) => denied.to_string(),
         };
-        let holds = if matches!(expected, "ok" | "no url") {
-            found == expected
-        } else {
-            found.contains(expected)
-        };
+        let holds = if matches!(expected, "ok" | "no url") { found == expected } else { found.contains(expected) };
         assert!(holds, "{url}: expected `{expected}`, found `{found}`");
     }
 
@@ -496,22 +435,10 @@ mod tests {
             0x7F000001 %31%32%37.0.0.1 127%2e0%2E0.1 ①②⑦.⓪.⓪.① １２７.0.0.1 127。0。0。1 127．0．0．1 \
             user:password@127.0.0.1 example.com@127.0.0.1 127.0.0.1:8080 127.0.0.1\\@example.com \
             127.0.0.1#@example.com 127.0.0.1?@example.com 00000177.000000.1";
-        check_hosts(
-            &guard,
-            "is loopback (RFC 1122); allow it with --allow-egress 127.0.0.0/8",
-            loopback,
-        );
+        check_hosts(&guard, "is loopback (RFC 1122); allow it with --allow-egress 127.0.0.0/8", loopback);
         check_hosts(&guard, "0.0.0.0 is this network (RFC 791)", "0 0.0 0x0 00 0.0.0.0 0x");
-        check_hosts(
-            &guard,
-            "169.254.169.254 is link-local (RFC 3927)",
-            "2852039166 0xa9fea9fe 169.16689662",
-        );
-        check_hosts(
-            &guard,
-            "no url",
-            "256.0.0.1 0x100000000 4294967296 1.2.3.4.5 08.0.0.1 1.2.3.999",
-        );
+        check_hosts(&guard, "169.254.169.254 is link-local (RFC 3927)", "2852039166 0xa9fea9fe 169.16689662");
+        check_hosts(&guard, "no url", "256.0.0.1 0x100000000 4294967296 1.2.3.4.5 08.0.0.1 1.2.3.999");
         check_hosts(&guard, "no url", "[127.0.0.1] [::1 a%00b a<b a%25b");
         check(&guard, "http://127.0.0.\t1/", "127.0.0.1 is loopback");
         check(&guard, "http://exa mple.com/", "no url");
@@ -520,27 +447,14 @@ mod tests {
     #[test]
     fn slashes_and_schemes() {
         let guard = guard(&[]);
-        for url in [
-            "http:10.0.0.8/",
-            "http:/10.0.0.8/",
-            "http:\\\\10.0.0.8\\",
-            "HTTP://10.0.0.8",
-            " https://10.0.0.8\n",
-        ] {
-            check(
-                &guard,
-                url,
-                "10.0.0.8 is private (RFC 1918); allow it with --allow-egress 10.0.0.0/8",
-            );
+        for url in
+            ["http:10.0.0.8/", "http:/10.0.0.8/", "http:\\\\10.0.0.8\\", "HTTP://10.0.0.8", " https://10.0.0.8\n"]
+        {
+            check(&guard, url, "10.0.0.8 is private (RFC 1918); allow it with --allow-egress 10.0.0.0/8");
         }
-        for url in [
-            "ftp://8.8.8.8/",
-            "file:///etc/passwd",
-            "ws://8.8.8.8/",
-            "gopher://8.8.8.8/",
-            "data:,x",
-            "unix:/run/x",
-        ] {
+        for url in
+            ["ftp://8.8.8.8/", "file:///etc/passwd", "ws://8.8.8.8/", "gopher://8.8.8.8/", "data:,x", "unix:/run/x"]
+        {
             check(&guard, url, "only http and https");
         }
         check(&guard, "http://8.8.8.8/", "ok");
@@ -551,24 +465,12 @@ mod tests {
     fn special_ipv4_ranges_at_their_edges() {
         let guard = guard(&[]);
         check_hosts(&guard, "this network (RFC 791)", "0.0.0.1 0.255.255.255");
-        check_hosts(
-            &guard,
-            "private (RFC 1918)",
-            "10.0.0.0 10.255.255.255 172.16.0.0 172.31.255.255",
-        );
+        check_hosts(&guard, "private (RFC 1918)", "10.0.0.0 10.255.255.255 172.16.0.0 172.31.255.255");
         check_hosts(&guard, "private (RFC 1918)", "192.168.0.0 192.168.255.255");
-        check_hosts(
-            &guard,
-            "shared address space",
-            "100.64.0.0 100.100.100.200 100.127.255.255",
-        );
+        check_hosts(&guard, "shared address space", "100.64.0.0 100.100.100.200 100.127.255.255");
         check_hosts(&guard, "loopback (RFC 1122)", "127.0.0.0 127.255.255.255");
         check_hosts(&guard, "metadata", "168.63.129.16");
-        check_hosts(
-            &guard,
-            "link-local (RFC 3927)",
-            "169.254.0.0 169.254.170.2 169.254.255.255",
-        );
+        check_hosts(&guard, "link-local (RFC 3927)", "169.254.0.0 169.254.170.2 169.254.255.255");
         check_hosts(&guard, "RFC 7335", "192.0.0.0 192.0.0.7");
         check_hosts(&guard, "RFC 7600", "192.0.0.8");
         check_hosts(&guard, "RFC 7723", "192.0.0.9");
@@ -596,11 +498,7 @@ mod tests {
     #[test]
     fn special_ipv6_ranges_at_their_edges() {
         let guard = guard(&[]);
-        check_hosts(
-            &guard,
-            "::1 is loopback (RFC 4291)",
-            "[::1] [0:0:0:0:0:0:0:1] [0000::0001] [::0.0.0.1]",
-        );
+        check_hosts(&guard, "::1 is loopback (RFC 4291)", "[::1] [0:0:0:0:0:0:0:1] [0000::0001] [::0.0.0.1]");
         check_hosts(&guard, "unspecified", "[::] [0:0::0] [::0.0.0.0]");
         check_hosts(&guard, "discard-only", "[100::] [100::ffff:ffff:ffff:ffff]");
         check_hosts(&guard, "RFC 9780", "[100:0:0:1::]");
@@ -614,40 +512,16 @@ mod tests {
         check_hosts(&guard, "ORCHID (RFC 4843)", "[2001:10::1]");
         check_hosts(&guard, "ORCHIDv2", "[2001:20::1] [2001:2f:ffff::]");
         check_hosts(&guard, "RFC 9374", "[2001:30::1]");
-        check_hosts(
-            &guard,
-            "documentation (RFC 3849)",
-            "[2001:db8::] [2001:DB8:ffff:ffff::1]",
-        );
+        check_hosts(&guard, "documentation (RFC 3849)", "[2001:db8::] [2001:DB8:ffff:ffff::1]");
         check_hosts(&guard, "documentation (RFC 9637)", "[3fff::1] [3fff:fff:ffff::]");
         check_hosts(&guard, "RFC 9602", "[5f00::1]");
-        check_hosts(
-            &guard,
-            "unique local (RFC 4193)",
-            "[fc00::1] [fd00:ec2::254] [fd20:ce::254] [fdff::]",
-        );
+        check_hosts(&guard, "unique local (RFC 4193)", "[fc00::1] [fd00:ec2::254] [fd20:ce::254] [fdff::]");
         check_hosts(&guard, "fe80::1 is link-local", "[fe80::1] [FE80:0::1]");
         check_hosts(&guard, "site-local", "[fec0::1] [feff:ffff::]");
-        check_hosts(
-            &guard,
-            "multicast",
-            "[ff00::] [ff02::1] [ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]",
-        );
-        check_hosts(
-            &guard,
-            "reserved (RFC 4291)",
-            "[200::1] [1fff:ffff::] [4000::] [7fff::] [8000::]",
-        );
-        check_hosts(
-            &guard,
-            "reserved (RFC 4291)",
-            "[c000::1] [fbff::1] [fe00::1] [fe7f::1] [101::1]",
-        );
-        check_hosts(
-            &guard,
-            "no url",
-            "[fe80::1%25eth0] [fe80::1%eth0] [::1%0] [1::2::3] [::ffff:127.1]",
-        );
+        check_hosts(&guard, "multicast", "[ff00::] [ff02::1] [ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]");
+        check_hosts(&guard, "reserved (RFC 4291)", "[200::1] [1fff:ffff::] [4000::] [7fff::] [8000::]");
+        check_hosts(&guard, "reserved (RFC 4291)", "[c000::1] [fbff::1] [fe00::1] [fe7f::1] [101::1]");
+        check_hosts(&guard, "no url", "[fe80::1%25eth0] [fe80::1%eth0] [::1%0] [1::2::3] [::ffff:127.1]");
         check_hosts(
             &guard,
             "ok",
@@ -668,19 +542,11 @@ mod tests {
             [2001:0:808:808::80ff:fffe] [2606:4700::5efe:7f00:1] [2606:4700::5efe:127.0.0.1] \
             [2606:4700:0:0:200:5efe:7f00:1]",
         );
-        check_hosts(
-            &guard,
-            "carries 169.254.169.254",
-            "[::ffff:a9fe:a9fe] [64:ff9b::a9fe:a9fe] [2002:a9fe:a9fe::]",
-        );
+        check_hosts(&guard, "carries 169.254.169.254", "[::ffff:a9fe:a9fe] [64:ff9b::a9fe:a9fe] [2002:a9fe:a9fe::]");
         check_hosts(&guard, "IPv4-mapped", "[::ffff:8.8.8.8]");
         check_hosts(&guard, "IPv4-translated", "[::ffff:0:8.8.8.8]");
         check_hosts(&guard, "IPv4-compatible", "[::8.8.8.8]");
-        check_hosts(
-            &guard,
-            "is NAT64 (RFC 6052); allow it with --allow-egress 64:ff9b::/96",
-            "[64:ff9b::8.8.8.8]",
-        );
+        check_hosts(&guard, "is NAT64 (RFC 6052); allow it with --allow-egress 64:ff9b::/96", "[64:ff9b::8.8.8.8]");
         check_hosts(&guard, "local-use NAT64", "[64:ff9b:1::8.8.8.8]");
         check_hosts(&guard, "6to4", "[2002:808:808::1]");
         check_hosts(&guard, "Teredo", "[2001:0:808:808::f7f7:f7f7]");
@@ -692,11 +558,7 @@ mod tests {
         let open = guard(&["127.0.0.0/8"]);
         let closed = guard(&["10.0.0.0/8"]);
         let localhosts = "localhost LOCALHOST localhost. a.localhost A.LocalHost. localhost:81 ｌocalhost";
-        check_hosts(
-            &closed,
-            "localhost is loopback (RFC 6761); allow it with --allow-egress 127.0.0.0/8",
-            localhosts,
-        );
+        check_hosts(&closed, "localhost is loopback (RFC 6761); allow it with --allow-egress 127.0.0.0/8", localhosts);
         check_hosts(&open, "ok", localhosts);
         check_hosts(&guard(&["::1/128"]), "ok", localhosts);
         // Names are decided where they are resolved.
@@ -711,11 +573,7 @@ mod tests {
     #[test]
     fn allowed_ranges_open_what_they_cover() {
         let open = guard(&["10.0.0.0/8", "127.0.0.1/32", "fd00::/8"]);
-        check_hosts(
-            &open,
-            "ok",
-            "10.1.2.3 127.0.0.1 2130706433 [::ffff:10.1.2.3] [fd12::1] 8.8.8.8",
-        );
+        check_hosts(&open, "ok", "10.1.2.3 127.0.0.1 2130706433 [::ffff:10.1.2.3] [fd12::1] 8.8.8.8");
         check_hosts(&open, "loopback", "127.0.0.2 [::1] [::ffff:127.0.0.2]");
         check_hosts(&open, "unique local", "[fc00::1]");
         check_hosts(&open, "is NAT64", "[64:ff9b::10.1.2.3]");
@@ -725,21 +583,13 @@ mod tests {
         check_hosts(&translated, "carries 10.1.2.3", "[64:ff9b::10.1.2.3] [::ffff:10.1.2.3]");
         check_hosts(&translated, "is private", "10.1.2.3");
         let all = guard(&["0.0.0.0/0", "::/0"]);
-        check_hosts(
-            &all,
-            "ok",
-            "0.0.0.0 255.255.255.255 [::] [ff02::1] [64:ff9b::7f00:1] localhost",
-        );
+        check_hosts(&all, "ok", "0.0.0.0 255.255.255.255 [::] [ff02::1] [64:ff9b::7f00:1] localhost");
     }
 
     #[test]
     fn https_and_ports() {
         let ports = "443, 8000-8999".parse().unwrap();
-        let strict = Egress::new(EgressPolicy {
-            require_https: true,
-            ports,
-            ..EgressPolicy::default()
-        });
+        let strict = Egress::new(EgressPolicy { require_https: true, ports, ..EgressPolicy::default() });
         check(&strict, "http://8.8.8.8:443/", "plain http is off");
         check(&strict, "https://8.8.8.8/", "ok");
         check(&strict, "https://example.com:8999/", "ok");
@@ -784,10 +634,7 @@ mod tests {
     async fn localhost_is_answered_without_the_system() {
         let addresses = guard(&["127.0.0.0/8"]).addresses_of("hooks.localhost.").await.unwrap();
         assert_eq!(addresses, ["127.0.0.1:0".parse().unwrap()]);
-        let addresses = guard(&["127.0.0.0/8", "::1/128"])
-            .addresses_of("localhost")
-            .await
-            .unwrap();
+        let addresses = guard(&["127.0.0.0/8", "::1/128"]).addresses_of("localhost").await.unwrap();
         assert_eq!(addresses, ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]);
         let error = guard(&[]).addresses_of("localhost").await.unwrap_err();
         assert!(matches!(error, ResolveError::Denied(EgressDenied::Localhost)));
@@ -796,10 +643,7 @@ mod tests {
     /// A label over 63 bytes is refused by the resolver's library, before any query.
     #[tokio::test]
     async fn a_name_that_does_not_resolve() {
-        let error = guard(&[])
-            .addresses_of(&format!("{}.invalid", "a".repeat(64)))
-            .await
-            .unwrap_err();
+        let error = guard(&[]).addresses_of(&format!("{}.invalid", "a".repeat(64))).await.unwrap_err();
         assert!(matches!(error, ResolveError::Lookup(_)), "{error:?}");
     }
 }

@@ -63,11 +63,7 @@ pub struct SenderSettings {
 
 impl Default for SenderSettings {
     fn default() -> Self {
-        Self {
-            extra_ca_pem: Vec::new(),
-            pool_idle_timeout: Duration::from_secs(90),
-            pool_max_idle_per_origin: 32,
-        }
+        Self { extra_ca_pem: Vec::new(), pool_idle_timeout: Duration::from_secs(90), pool_max_idle_per_origin: 32 }
     }
 }
 
@@ -163,12 +159,7 @@ impl Sender {
         let mut body = KeptBody::default();
         let result = self.exchange(request, deadline, &mut body).await;
         let duration = started.elapsed();
-        SendReport {
-            result,
-            body: body.bytes.freeze(),
-            body_truncated: body.truncated,
-            duration,
-        }
+        SendReport { result, body: body.bytes.freeze(), body_truncated: body.truncated, duration }
     }
 
     /// Dropping the response when this returns closes its connection (HTTP/1.1) or stream (HTTP/2), unless the body
@@ -197,10 +188,7 @@ impl Sender {
             Ok(Err(error)) => explain(&error),
             Err(_) => TransportError::timeout("the response's body did not end before the deadline"),
         };
-        Err(TransportError {
-            status: Some(head.status),
-            ..error
-        })
+        Err(TransportError { status: Some(head.status), ..error })
     }
 
     async fn start(&self, request: OutboundRequest) -> reqwest::Result<Response> {
@@ -208,12 +196,7 @@ impl Sender {
         for (name, value) in request.headers {
             headers.append(name, value);
         }
-        self.client
-            .request(request.method, request.url)
-            .headers(headers)
-            .body(request.body)
-            .send()
-            .await
+        self.client.request(request.method, request.url).headers(headers).body(request.body).send().await
     }
 }
 
@@ -252,11 +235,7 @@ fn build_client(egress: Egress, settings: &SenderSettings) -> Result<Client, Bui
 
 fn extra_certificates(pem: &[u8]) -> Result<Vec<Certificate>, BuildError> {
     let certificates = Certificate::from_pem_bundle(pem).map_err(|error| BuildError::ExtraCa(Some(error)))?;
-    if certificates.is_empty() && !pem.is_empty() {
-        Err(BuildError::ExtraCa(None))
-    } else {
-        Ok(certificates)
-    }
+    if certificates.is_empty() && !pem.is_empty() { Err(BuildError::ExtraCa(None)) } else { Ok(certificates) }
 }
 
 impl ResponseHead {
@@ -301,11 +280,7 @@ impl TransportError {
     fn new(class: ErrorClass, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
-        Self {
-            class,
-            detail,
-            status: None,
-        }
+        Self { class, detail, status: None }
     }
 
     fn timeout(detail: &str) -> Self {
@@ -328,10 +303,7 @@ fn explain(error: &reqwest::Error) -> TransportError {
     if error.is_timeout() {
         return TransportError::timeout("the connection timed out");
     }
-    if chain(error)
-        .filter_map(|link| link.downcast_ref::<hyper::Error>())
-        .any(was_dropped)
-    {
+    if chain(error).filter_map(|link| link.downcast_ref::<hyper::Error>()).any(was_dropped) {
         return TransportError::new(ErrorClass::ConnectionClosed, "the connection was closed");
     }
     if error.is_builder() {
@@ -492,10 +464,7 @@ mod tests {
     }
 
     fn loopback_policy() -> EgressPolicy {
-        EgressPolicy {
-            allow: vec!["127.0.0.0/8".parse().unwrap()],
-            ..EgressPolicy::default()
-        }
+        EgressPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..EgressPolicy::default() }
     }
 
     fn sender() -> Sender {
@@ -517,20 +486,14 @@ mod tests {
     }
 
     fn within(deadline_ms: u64, request: OutboundRequest) -> OutboundRequest {
-        OutboundRequest {
-            deadline: Duration::from_millis(deadline_ms),
-            ..request
-        }
+        OutboundRequest { deadline: Duration::from_millis(deadline_ms), ..request }
     }
 
     #[track_caller]
     fn check_class(report: &SendReport, class: ErrorClass) -> &TransportError {
         let error = report.result.as_ref().unwrap_err();
         assert_eq!(error.class, class, "{error}");
-        assert!(
-            !error.detail.contains("127.0.0.1:") && !error.detail.contains("http:"),
-            "{error}"
-        );
+        assert!(!error.detail.contains("127.0.0.1:") && !error.detail.contains("http:"), "{error}");
         error
     }
 
@@ -561,12 +524,8 @@ mod tests {
         .await;
         let sender = sender();
         let mut request = post(format!("http://ada:l%40velace@{address}/a%20b?q=1#part"));
-        request
-            .headers
-            .push((HeaderName::from_static("x-twice"), HeaderValue::from_static("1")));
-        request
-            .headers
-            .push((HeaderName::from_static("x-twice"), HeaderValue::from_static("2")));
+        request.headers.push((HeaderName::from_static("x-twice"), HeaderValue::from_static("1")));
+        request.headers.push((HeaderName::from_static("x-twice"), HeaderValue::from_static("2")));
         check_ok(&sender.send(request).await, 200, b"ok");
         let expected = format!(
             "POST /a%20b?q=1 HTTP/1.1\r\nauthorization: Basic YWRhOmxAdmVsYWNl\r\nwebhook-id: dlv_1\r\nx-twice: 1\r\n\
@@ -578,18 +537,10 @@ mod tests {
             lines
         };
         assert_eq!(lines(&received.recv().await.unwrap()), lines(&expected));
-        let get = OutboundRequest {
-            method: Method::GET,
-            body: Bytes::new(),
-            headers: Vec::new(),
-            ..post_to(address)
-        };
+        let get = OutboundRequest { method: Method::GET, body: Bytes::new(), headers: Vec::new(), ..post_to(address) };
         check_ok(&sender.send(get).await, 200, b"ok");
         let request = received.recv().await.unwrap();
-        assert!(
-            request.starts_with("GET /hook HTTP/1.1\r\n") && !request.contains("content-length"),
-            "{request}"
-        );
+        assert!(request.starts_with("GET /hook HTTP/1.1\r\n") && !request.contains("content-length"), "{request}");
     }
 
     #[tokio::test]
@@ -619,27 +570,17 @@ mod tests {
     /// Exactly the cap isn't truncated; one byte more is.
     #[tokio::test]
     async fn bodies_about_the_cap() {
-        for (length, truncated) in [
-            (BODY_KEPT_BYTES - 1, false),
-            (BODY_KEPT_BYTES, false),
-            (BODY_KEPT_BYTES + 1, true),
-        ] {
+        for (length, truncated) in [(BODY_KEPT_BYTES - 1, false), (BODY_KEPT_BYTES, false), (BODY_KEPT_BYTES + 1, true)]
+        {
             let body = "x".repeat(length);
             for head in [
                 format!("content-length: {length}\r\n\r\n"),
                 format!("transfer-encoding: chunked\r\n\r\n{length:x}\r\n"),
             ] {
-                let tail = if head.starts_with("transfer") {
-                    "\r\n0\r\n\r\n"
-                } else {
-                    ""
-                };
+                let tail = if head.starts_with("transfer") { "\r\n0\r\n\r\n" } else { "" };
                 let report = answered_with(format!("HTTP/1.1 200 OK\r\n{head}{body}{tail}")).await;
                 assert!(report.result.is_ok(), "{:?}", report.result);
-                assert_eq!(
-                    (report.body.len(), report.body_truncated),
-                    (length.min(BODY_KEPT_BYTES), truncated)
-                );
+                assert_eq!((report.body.len(), report.body_truncated), (length.min(BODY_KEPT_BYTES), truncated));
             }
         }
     }
@@ -653,10 +594,7 @@ mod tests {
                 let told = told.clone();
                 async move {
                     read_request(&mut stream).await?;
-                    stream
-                        .write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes())
-                        .await
-                        .ok()?;
+                    stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).await.ok()?;
                     let mut total = 0_usize;
                     while stream.write_all(&[b'x'; 4096]).await.is_ok() {
                         total += 4096;
@@ -677,11 +615,8 @@ mod tests {
     async fn a_body_that_stalls_at_the_cap_counts_as_ended() {
         let address = serve(|mut stream, _| async move {
             read_request(&mut stream).await?;
-            let start = [
-                b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n".as_slice(),
-                &[b'x'; BODY_KEPT_BYTES],
-            ]
-            .concat();
+            let start =
+                [b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n".as_slice(), &[b'x'; BODY_KEPT_BYTES]].concat();
             stream.write_all(&start).await.ok()?;
             read_request(&mut stream).await.map(drop)
         })
@@ -707,11 +642,7 @@ mod tests {
         let error = check_class(&report, ErrorClass::Timeout);
         assert_eq!(error.status, Some(StatusCode::OK));
         assert!(!report.body.is_empty() && !report.body_truncated);
-        assert!(
-            (Duration::from_secs(1)..PATIENCE).contains(&report.duration),
-            "{:?}",
-            report.duration
-        );
+        assert!((Duration::from_secs(1)..PATIENCE).contains(&report.duration), "{:?}", report.duration);
     }
 
     #[tokio::test]
@@ -743,15 +674,9 @@ mod tests {
 
         check_class(&answered_with("").await, ErrorClass::ConnectionClosed);
         check_class(&answered_with("HTTP/1.1 200").await, ErrorClass::ConnectionClosed);
-        for rest in [
-            "content-length: 9\r\n\r\nabc",
-            "transfer-encoding: chunked\r\n\r\n9\r\nabc",
-        ] {
+        for rest in ["content-length: 9\r\n\r\nabc", "transfer-encoding: chunked\r\n\r\n9\r\nabc"] {
             let report = answered_with(format!("HTTP/1.1 200 OK\r\n{rest}")).await;
-            assert_eq!(
-                check_class(&report, ErrorClass::ConnectionClosed).status,
-                Some(StatusCode::OK)
-            );
+            assert_eq!(check_class(&report, ErrorClass::ConnectionClosed).status, Some(StatusCode::OK));
             assert_eq!(&report.body[..], b"abc");
         }
     }
@@ -782,25 +707,13 @@ mod tests {
         let address = serve(move |_, _| std::future::ready(told.send(()).ok())).await;
         let closed = Sender::new(EgressPolicy::default(), &SenderSettings::default()).unwrap();
         let port = address.port();
-        for host in [
-            "127.0.0.1",
-            "2130706433",
-            "[::ffff:127.0.0.1]",
-            "localhost",
-            "a.LOCALHOST.",
-        ] {
+        for host in ["127.0.0.1", "2130706433", "[::ffff:127.0.0.1]", "localhost", "a.LOCALHOST."] {
             let report = closed.send(post(format!("http://{host}:{port}/"))).await;
             let error = check_class(&report, ErrorClass::EgressDenied);
-            assert!(
-                error.detail.ends_with("allow it with --allow-egress 127.0.0.0/8"),
-                "{error}"
-            );
+            assert!(error.detail.ends_with("allow it with --allow-egress 127.0.0.0/8"), "{error}");
         }
         // Past the check of the URL, the resolver holds as well.
-        let half_open = Sender {
-            egress: Egress::new(loopback_policy()),
-            ..closed
-        };
+        let half_open = Sender { egress: Egress::new(loopback_policy()), ..closed };
         let report = half_open.send(post(format!("http://localhost:{port}/"))).await;
         check_class(&report, ErrorClass::EgressDenied);
         assert!(dialled.try_recv().is_err());
@@ -809,20 +722,11 @@ mod tests {
     #[tokio::test]
     async fn names_are_resolved_by_the_guard() {
         let address = answering(OK).await;
-        check_ok(
-            &sender()
-                .send(post(format!("http://LocalHost.:{}/", address.port())))
-                .await,
-            200,
-            b"ok",
-        );
+        check_ok(&sender().send(post(format!("http://LocalHost.:{}/", address.port()))).await, 200, b"ok");
         // A label over 63 bytes is refused by the resolver's library, before any query.
         let report = sender().send(post(format!("http://{}.invalid/", "a".repeat(64)))).await;
         let error = check_class(&report, ErrorClass::Dns);
-        assert!(
-            error.detail.starts_with("the host's name does not resolve: "),
-            "{error}"
-        );
+        assert!(error.detail.starts_with("the host's name does not resolve: "), "{error}");
     }
 
     /// Every third request finds its kept-alive connection closing: right after the answer to the one before, or with
@@ -836,10 +740,7 @@ mod tests {
             async move {
                 for nth in 0.. {
                     let request = read_request(&mut stream).await?;
-                    let id = request
-                        .lines()
-                        .find_map(|line| line.strip_prefix("webhook-id: "))
-                        .unwrap();
+                    let id = request.lines().find_map(|line| line.strip_prefix("webhook-id: ")).unwrap();
                     *counted.lock().unwrap().entry(id.to_owned()).or_default() += 1;
                     if nth == 1 && number % 3 == 1 {
                         break;
@@ -862,12 +763,7 @@ mod tests {
             let mut request = post_to(address);
             request.headers = vec![(HeaderName::from_static("webhook-id"), HeaderValue::from(number))];
             let report = sender.send(request).await;
-            let times = counts
-                .lock()
-                .unwrap()
-                .get(&number.to_string())
-                .copied()
-                .unwrap_or_default();
+            let times = counts.lock().unwrap().get(&number.to_string()).copied().unwrap_or_default();
             match &report.result {
                 Ok(_) => assert_eq!(times, 1),
                 Err(error) => {
@@ -893,18 +789,8 @@ mod tests {
         let (_, module) = module_path!().split_once("::").unwrap();
         let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", &format!("{module}::environment_proxies_are_ignored")]);
-        child
-            .env(TARGET, format!("http://{target}/"))
-            .env_remove("NO_PROXY")
-            .env_remove("no_proxy");
-        for name in [
-            "HTTP_PROXY",
-            "http_proxy",
-            "HTTPS_PROXY",
-            "https_proxy",
-            "ALL_PROXY",
-            "all_proxy",
-        ] {
+        child.env(TARGET, format!("http://{target}/")).env_remove("NO_PROXY").env_remove("no_proxy");
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
             child.env(name, format!("http://{proxy}"));
         }
         let output = child.stdin(Stdio::null()).output().await.unwrap();
@@ -919,23 +805,14 @@ mod tests {
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let chain = vec![CertificateDer::from(made.cert.der().to_vec())];
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap();
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         (made.cert.pem().into_bytes(), TlsAcceptor::from(Arc::new(config)))
     }
 
     fn trusting(extra_ca_pem: Vec<u8>) -> Sender {
-        Sender::new(
-            loopback_policy(),
-            &SenderSettings {
-                extra_ca_pem,
-                ..SenderSettings::default()
-            },
-        )
-        .unwrap()
+        Sender::new(loopback_policy(), &SenderSettings { extra_ca_pem, ..SenderSettings::default() }).unwrap()
     }
 
     #[tokio::test]
@@ -953,16 +830,8 @@ mod tests {
         .await;
         let port = address.port();
         let trusting = trusting(pem);
-        check_ok(
-            &trusting.send(post(format!("https://localhost:{port}/"))).await,
-            200,
-            b"ok",
-        );
-        check_ok(
-            &trusting.send(post(format!("https://127.0.0.1:{port}/"))).await,
-            200,
-            b"ok",
-        );
+        check_ok(&trusting.send(post(format!("https://localhost:{port}/"))).await, 200, b"ok");
+        check_ok(&trusting.send(post(format!("https://127.0.0.1:{port}/"))).await, 200, b"ok");
         let untrusted = sender().send(post(format!("https://localhost:{port}/"))).await;
         check_class(&untrusted, ErrorClass::Tls);
         let misnamed = trusting.send(post(format!("https://other.localhost:{port}/"))).await;
@@ -978,22 +847,13 @@ mod tests {
         check_class(&sender().send(post(format!("https://{plain}/"))).await, ErrorClass::Tls);
         let report = sender().send(post(format!("https://{closing}/"))).await;
         let class = report.result.unwrap_err().class;
-        assert!(
-            matches!(class, ErrorClass::Tls | ErrorClass::ConnectionReset),
-            "{class:?}"
-        );
+        assert!(matches!(class, ErrorClass::Tls | ErrorClass::ConnectionReset), "{class:?}");
     }
 
     #[test]
     fn extra_authorities_must_be_certificates() {
-        for pem in [
-            "no certificate",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ] {
-            let settings = SenderSettings {
-                extra_ca_pem: pem.into(),
-                ..SenderSettings::default()
-            };
+        for pem in ["no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            let settings = SenderSettings { extra_ca_pem: pem.into(), ..SenderSettings::default() };
             assert!(Sender::new(EgressPolicy::default(), &settings).is_err(), "{pem}");
         }
     }
@@ -1016,9 +876,7 @@ mod tests {
                 "/cancelled" => respond.send_reset(h2::Reason::INTERNAL_ERROR),
                 "/away" => connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM),
                 "/headers" => {
-                    response
-                        .headers_mut()
-                        .insert("x-large", HeaderValue::from_str(&"y".repeat(80_000)).unwrap());
+                    response.headers_mut().insert("x-large", HeaderValue::from_str(&"y".repeat(80_000)).unwrap());
                     respond.send_response(response, true).ok()?;
                 }
                 "/endless" => {
@@ -1038,22 +896,14 @@ mod tests {
         let (sent, mut requests) = mpsc::unbounded_channel();
         let address = serve(move |stream, _| serve_http2(acceptor.clone(), stream, sent.clone())).await;
         let trusting = trusting(pem);
-        let ask = async |path: &str| {
-            trusting
-                .send(post(format!("https://localhost:{}{path}", address.port())))
-                .await
-        };
+        let ask = async |path: &str| trusting.send(post(format!("https://localhost:{}{path}", address.port()))).await;
         check_ok(&ask("/").await, 200, b"");
         check_class(&ask("/refused").await, ErrorClass::ConnectionReset);
         check_class(&ask("/cancelled").await, ErrorClass::ConnectionReset);
         check_class(&ask("/headers").await, ErrorClass::Protocol);
         let endless = ask("/endless").await;
         assert_eq!(
-            (
-                endless.result.as_ref().map(drop),
-                endless.body.len(),
-                endless.body_truncated
-            ),
+            (endless.result.as_ref().map(drop), endless.body.len(), endless.body_truncated),
             (Ok(()), BODY_KEPT_BYTES, true)
         );
         check_ok(&ask("/").await, 200, b"");
@@ -1064,10 +914,7 @@ mod tests {
         while let Some(path) = requests.recv().await {
             seen.push(path);
         }
-        assert_eq!(
-            seen,
-            ["/", "/refused", "/cancelled", "/headers", "/endless", "/", "/away", "/"]
-        );
+        assert_eq!(seen, ["/", "/refused", "/cancelled", "/headers", "/endless", "/", "/away", "/"]);
     }
 
     /// Loopback has no unreachable network, so these are made by hand.

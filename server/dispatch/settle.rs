@@ -55,6 +55,10 @@ async fn persist(store: &Store, batch: &[Finished]) {
     loop {
         match write(store, batch).await {
             Ok(failing) => {
+                if batch.iter().any(|finished| finished.settlement.next.due().is_some()) {
+                    // The retry may be due before what the dispatcher sleeps until. Other servers find it by their poll.
+                    store.wakes().dispatch();
+                }
                 for (workspace, webhook) in failing {
                     disable(store, workspace, webhook).await;
                 }

@@ -204,21 +204,12 @@ pub fn check_email(text: &str) -> Result<(), EmailError> {
 }
 
 fn is_local_char(c: char) -> bool {
-    if c.is_ascii() {
-        c.is_ascii_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c)
-    } else {
-        is_visible(c)
-    }
+    if c.is_ascii() { c.is_ascii_alphanumeric() || ".!#$%&'*+/=?^_`{|}~-".contains(c) } else { is_visible(c) }
 }
 
 fn is_domain_label(label: &str) -> bool {
-    let chars_fit = label.chars().all(|c| {
-        if c.is_ascii() {
-            c.is_ascii_alphanumeric() || c == '-'
-        } else {
-            is_visible(c)
-        }
-    });
+    let chars_fit =
+        label.chars().all(|c| if c.is_ascii() { c.is_ascii_alphanumeric() || c == '-' } else { is_visible(c) });
     chars_fit && (1..=MAX_DOMAIN_LABEL_BYTES).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
 }
 
@@ -232,10 +223,7 @@ fn is_visible(c: char) -> bool {
 
 /// What people put between the digits, the typographic spaces and dashes of pasted numbers included.
 fn is_phone_punctuation(c: char) -> bool {
-    matches!(
-        c,
-        ' ' | '\t' | '-' | '.' | '/' | '(' | ')' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{2010}'..='\u{2015}'
-    )
+    matches!(c, ' ' | '\t' | '-' | '.' | '/' | '(' | ')' | '\u{a0}' | '\u{2009}' | '\u{202f}' | '\u{2010}'..='\u{2015}')
 }
 
 /// Redacted: an address is personal data and must not reach a log through `{:?}`.
@@ -287,11 +275,7 @@ mod tests {
     #[track_caller]
     fn check_address(text: &str, expected: Result<&str, EmailError>) {
         let parsed = Email::parse(text);
-        assert_eq!(
-            parsed.as_ref().map(Email::as_str).map_err(|error| *error),
-            expected,
-            "{text:?}"
-        );
+        assert_eq!(parsed.as_ref().map(Email::as_str).map_err(|error| *error), expected, "{text:?}");
         if let Ok(email) = parsed {
             assert_eq!(Email::parse(email.as_str()).as_ref(), Ok(&email), "{text:?} again");
         }
@@ -314,36 +298,11 @@ mod tests {
         check_address("", Err(EmailError::Empty));
         check_address("   ", Err(EmailError::Empty));
         check_address("ada", Err(EmailError::NoAt));
-        for local in [
-            "",
-            "a b",
-            "a@b",
-            "\"a b\"",
-            "a,b",
-            "a\u{0}",
-            "a\u{200b}",
-            "a\u{a0}",
-            "<a",
-            "a\nb",
-            "(c)a",
-        ] {
+        for local in ["", "a b", "a@b", "\"a b\"", "a,b", "a\u{0}", "a\u{200b}", "a\u{a0}", "<a", "a\nb", "(c)a"] {
             check_address(&format!("{local}@d.org"), Err(EmailError::Local));
         }
-        for domain in [
-            "",
-            ".",
-            "a.",
-            ".a",
-            "a..b",
-            "-a",
-            "a-",
-            "a.-b",
-            "[1.2.3.4]",
-            "a_b",
-            "a b",
-            "a\u{feff}.de",
-            "a>",
-        ] {
+        for domain in ["", ".", "a.", ".a", "a..b", "-a", "a-", "a.-b", "[1.2.3.4]", "a_b", "a b", "a\u{feff}.de", "a>"]
+        {
             check_address(&format!("x@{domain}"), Err(EmailError::Domain));
         }
     }
@@ -360,20 +319,13 @@ mod tests {
         check_address(&format!("{local}l@d.org"), Err(EmailError::TooLong { bytes: 71 }));
         check_address(&format!("a@{label}d.org"), Err(EmailError::Domain));
         // 62 + 2 bytes fit before lower-casing, 62 + 3 don't after it.
-        check_address(
-            &format!("{}İ@d.org", "l".repeat(62)),
-            Err(EmailError::TooLong { bytes: 71 }),
-        );
+        check_address(&format!("{}İ@d.org", "l".repeat(62)), Err(EmailError::TooLong { bytes: 71 }));
     }
 
     #[track_caller]
     fn check_phone(text: &str, expected: Result<&str, PhoneError>) {
         let parsed = Phone::parse(text);
-        assert_eq!(
-            parsed.as_ref().map(Phone::as_str).map_err(|error| *error),
-            expected,
-            "{text:?}"
-        );
+        assert_eq!(parsed.as_ref().map(Phone::as_str).map_err(|error| *error), expected, "{text:?}");
         if let Ok(phone) = parsed {
             assert_eq!(Phone::parse(phone.as_str()).as_ref(), Ok(&phone), "{text:?} again");
         }

@@ -24,7 +24,9 @@ pub struct EventType(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventTypeError {
     /// Not of the form.
-    #[error("must be 2 to 8 parts joined by dots, each of a-z, 0-9, `_` and `-`, up to 100 bytes together, as `form.subscribed`")]
+    #[error(
+        "must be 2 to 8 parts joined by dots, each of a-z, 0-9, `_` and `-`, up to 100 bytes together, as `form.subscribed`"
+    )]
     Malformed,
     /// One of the system's own.
     #[error("types that start with `{0}.` are recorded by the system alone")]

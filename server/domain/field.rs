@@ -23,15 +23,7 @@ pub const MAX_URL_BYTES: usize = 2_048;
 pub const MAX_KEY_BYTES: usize = 63;
 
 /// Keys that no custom field may have beside those of the standard fields: a contact has these by itself.
-const RESERVED_KEYS: [&str; 7] = [
-    "id",
-    "contact_id",
-    "email",
-    "status",
-    "tags",
-    "create_time",
-    "update_time",
-];
+const RESERVED_KEYS: [&str; 7] = ["id", "contact_id", "email", "status", "tags", "create_time", "update_time"];
 
 coded! {
     /// What a field holds; fixed when the field is made.
@@ -115,12 +107,7 @@ pub const STANDARD_FIELDS: [StandardField; 16] = [
 ];
 
 const fn standard(number: u16, key: &'static str, display_name: &'static str, field_type: FieldType) -> StandardField {
-    StandardField {
-        number,
-        key,
-        display_name,
-        field_type,
-    }
+    StandardField { number, key, display_name, field_type }
 }
 
 impl StandardField {
@@ -172,9 +159,7 @@ impl FieldKey {
         if text.is_empty() || text.len() > MAX_KEY_BYTES {
             return Err(FieldKeyError::Length { bytes: text.len() });
         }
-        let chars_fit = text
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        let chars_fit = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
         if !chars_fit || !text.starts_with(|first: char| first.is_ascii_lowercase()) {
             return Err(FieldKeyError::Character);
         }
@@ -262,11 +247,7 @@ impl Decimal {
             return None;
         }
         let whole = whole.trim_start_matches('0');
-        let leading = if whole.is_empty() {
-            fraction.trim_start_matches('0')
-        } else {
-            fraction
-        };
+        let leading = if whole.is_empty() { fraction.trim_start_matches('0') } else { fraction };
         if whole.len() + leading.len() > Self::MAX_DIGITS || fraction.len() > Self::MAX_DIGITS {
             return None;
         }
@@ -396,21 +377,13 @@ impl FieldValue {
             Self::Datetime(time) => Cow::Owned(time.to_rfc3339()),
             Self::Time(time) => Cow::Owned(format!("{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second())),
         };
-        RenderedValue {
-            text,
-            json_native: is_json_native(self.field_type()),
-        }
+        RenderedValue { text, json_native: is_json_native(self.field_type()) }
     }
 
     fn parse_trimmed(field_type: FieldType, text: &str) -> Result<Self, ValueError> {
-        let malformed = ValueError::Malformed {
-            field_type,
-            bytes: text.len(),
-        };
+        let malformed = ValueError::Malformed { field_type, bytes: text.len() };
         match field_type {
-            FieldType::Email => check_email(text)
-                .map(|()| Self::Email(text.to_owned()))
-                .map_err(ValueError::Email),
+            FieldType::Email => check_email(text).map(|()| Self::Email(text.to_owned())).map_err(ValueError::Email),
             FieldType::Url => parse_url(text).map(Self::Url),
             FieldType::Integer => text.parse().map(Self::Integer).map_err(|_| malformed),
             FieldType::Decimal => Decimal::parse(text).map(Self::Decimal).ok_or(malformed),
@@ -444,10 +417,7 @@ pub fn render_stored(field_type: FieldType, stored: &Value) -> Option<RenderedVa
         Value::Bool(boolean) => Cow::Borrowed(boolean_text(*boolean)),
         Value::Null | Value::Array(_) | Value::Object(_) => return None,
     };
-    Some(RenderedValue {
-        text,
-        json_native: is_json_native(field_type),
-    })
+    Some(RenderedValue { text, json_native: is_json_native(field_type) })
 }
 
 /// Why a value doesn't fit its field. Says what is allowed; never repeats the value, which is personal data.
@@ -496,10 +466,7 @@ fn parse_block(text: &str) -> Result<String, ValueError> {
 
 fn parse_text(text: &str, limit: usize, is_refused: fn(char) -> bool) -> Result<String, ValueError> {
     if text.len() > limit {
-        return Err(ValueError::TooLong {
-            limit,
-            bytes: text.len(),
-        });
+        return Err(ValueError::TooLong { limit, bytes: text.len() });
     }
     match text.char_indices().find(|(_, c)| is_refused(*c)) {
         Some((at, c)) => Err(ValueError::ControlCharacter { code: u32::from(c), at }),
@@ -510,15 +477,11 @@ fn parse_text(text: &str, limit: usize, is_refused: fn(char) -> bool) -> Result<
 fn parse_url(text: &str) -> Result<String, ValueError> {
     let field_type = FieldType::Url;
     let checked = parse_text(text, MAX_URL_BYTES, char::is_control)?;
-    let malformed = ValueError::Malformed {
-        field_type,
-        bytes: text.len(),
-    };
+    let malformed = ValueError::Malformed { field_type, bytes: text.len() };
     // The URL parser mends what isn't quite a URL (`http:x`, spaces); the value is sent as given, so it must be one.
-    let has_scheme = ["http://", "https://"].iter().any(|scheme| {
-        text.get(..scheme.len())
-            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
-    });
+    let has_scheme = ["http://", "https://"]
+        .iter()
+        .any(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
     if !has_scheme || text.contains(char::is_whitespace) || Url::parse(text).is_err() {
         return Err(malformed);
     }
@@ -538,13 +501,7 @@ fn parse_time(text: &str) -> Option<Time> {
         Some([hour, minute]) => [hour, minute, 0],
         None => parse_digits(text, ':', [2, 2, 2])?,
     };
-    Time::new(
-        i8::try_from(hour).ok()?,
-        i8::try_from(minute).ok()?,
-        i8::try_from(second).ok()?,
-        0,
-    )
-    .ok()
+    Time::new(i8::try_from(hour).ok()?, i8::try_from(minute).ok()?, i8::try_from(second).ok()?, 0).ok()
 }
 
 /// Reads `N` numbers of exactly these many ASCII digits with `separator` between them.
@@ -572,24 +529,14 @@ const fn boolean_text(boolean: bool) -> &'static str {
 /// Redacted: values are personal data and must not reach a log through `{:?}`.
 impl fmt::Debug for FieldValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "FieldValue({}, {} bytes)",
-            self.field_type().as_str(),
-            self.render().text.len()
-        )
+        write!(f, "FieldValue({}, {} bytes)", self.field_type().as_str(), self.render().text.len())
     }
 }
 
 /// Redacted, as [`FieldValue`].
 impl fmt::Debug for RenderedValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "RenderedValue({} bytes, native: {})",
-            self.text.len(),
-            self.json_native
-        )
+        write!(f, "RenderedValue({} bytes, native: {})", self.text.len(), self.json_native)
     }
 }
 

@@ -52,13 +52,17 @@ impl std::fmt::Debug for Header {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// The name isn't a token.
-    #[error("the name must be 1 to 100 of the characters that RFC 9110 allows in a token: letters, digits and !#$%&'*+-.^_`|~")]
+    #[error(
+        "the name must be 1 to 100 of the characters that RFC 9110 allows in a token: letters, digits and !#$%&'*+-.^_`|~"
+    )]
     Name,
     /// The sender writes it.
     #[error("`{0}` is written by the sender or belongs to one connection; it can't be set")]
     Reserved(String),
     /// The value isn't allowed.
-    #[error("the value must be up to 4,096 bytes of visible ASCII, spaces and tabs, neither starting nor ending with white space")]
+    #[error(
+        "the value must be up to 4,096 bytes of visible ASCII, spaces and tabs, neither starting nor ending with white space"
+    )]
     Value,
 }
 

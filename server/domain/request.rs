@@ -336,10 +336,7 @@ impl Snapshot {
         let mut url = template.render(&|name| self.value(name))?;
         if self.method == Method::Get {
             let in_url: HashSet<&str> = template.placeholders().collect();
-            let rest = self
-                .parameters
-                .iter()
-                .filter(|parameter| !in_url.contains(parameter.name.as_str()));
+            let rest = self.parameters.iter().filter(|parameter| !in_url.contains(parameter.name.as_str()));
             url.append_query(&form(rest))?;
             return Ok(HttpRequestParts {
                 method: self.method,
@@ -386,11 +383,7 @@ impl Parameter {
     fn new(name: &str, value: Option<(Cow<'_, str>, bool)>) -> Self {
         let value = value.filter(|(text, _)| !text.is_empty());
         let json_native = value.as_ref().is_some_and(|(_, native)| *native);
-        Self {
-            name: name.to_owned(),
-            value: value.map(|(text, _)| text.into_owned()),
-            json_native,
-        }
+        Self { name: name.to_owned(), value: value.map(|(text, _)| text.into_owned()), json_native }
     }
 }
 
@@ -429,10 +422,7 @@ impl<'a> TriggerContext<'a> {
 
     fn field_value(&self, key: &str) -> Resolved<'a> {
         let field_type = (self.field_type)(key)?;
-        let stored = self
-            .values
-            .get(key)
-            .and_then(|stored| render_stored(field_type, stored));
+        let stored = self.values.get(key).and_then(|stored| render_stored(field_type, stored));
         match stored {
             Some(rendered) => Some((rendered.text, rendered.json_native)),
             None if key == "phone" => self.phone.map(|phone| (Cow::Borrowed(phone), false)),
@@ -496,9 +486,7 @@ fn form<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> String {
         }
         text.extend(byte_serialize(parameter.name.as_bytes()));
         text.push('=');
-        text.extend(byte_serialize(
-            parameter.value.as_deref().unwrap_or_default().as_bytes(),
-        ));
+        text.extend(byte_serialize(parameter.value.as_deref().unwrap_or_default().as_bytes()));
     }
     text
 }
@@ -534,10 +522,7 @@ fn push_json_string(text: &mut String, value: &str) {
     text.push_str(&Value::from(value).to_string());
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature that serde's skip_serializing_if calls"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's skip_serializing_if calls")]
 const fn is_false(flag: &bool) -> bool {
     !*flag
 }
@@ -545,13 +530,7 @@ const fn is_false(flag: &bool) -> bool {
 /// Without the values, which are personal data.
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Snapshot({:?}, {:?}, {} parameters)",
-            self.method,
-            self.encoding,
-            self.parameters.len()
-        )
+        write!(f, "Snapshot({:?}, {:?}, {} parameters)", self.method, self.encoding, self.parameters.len())
     }
 }
 
@@ -559,11 +538,7 @@ impl fmt::Debug for Snapshot {
 impl fmt::Debug for Parameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.value.as_ref().map_or(0, String::len);
-        write!(
-            f,
-            "Parameter({:?}, {bytes} bytes, native: {})",
-            self.name, self.json_native
-        )
+        write!(f, "Parameter({:?}, {bytes} bytes, native: {})", self.name, self.json_native)
     }
 }
 
@@ -571,11 +546,7 @@ impl fmt::Debug for Parameter {
 impl fmt::Debug for HttpRequestParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (url_bytes, body_bytes) = (self.url.len(), self.body.len());
-        write!(
-            f,
-            "HttpRequestParts({:?}, URL of {url_bytes} bytes, body of {body_bytes} bytes)",
-            self.method
-        )
+        write!(f, "HttpRequestParts({:?}, URL of {url_bytes} bytes, body of {body_bytes} bytes)", self.method)
     }
 }
 

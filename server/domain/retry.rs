@@ -234,9 +234,7 @@ impl HttpResult {
         match self {
             Self::Response { status: 200..=299 } => Verdict::Delivered,
             Self::Response { status: 410 } => Verdict::DisableWebhook,
-            Self::Response { status } => Verdict::Retry {
-                slow_endpoint: matches!(status, 429 | 502..=504),
-            },
+            Self::Response { status } => Verdict::Retry { slow_endpoint: matches!(status, 429 | 502..=504) },
             Self::Failure(class) => match class.final_reason() {
                 Some(reason) => Verdict::Final(reason),
                 None => Verdict::Retry { slow_endpoint: false },
@@ -258,11 +256,7 @@ impl Schedule {
         let is_bad = |delay: &Duration| !(MIN_DELAY..=MAX_DELAY).contains(delay);
         let bad = delays.iter().enumerate().filter(|(_, delay)| is_bad(delay));
         let errors: Vec<_> = bad.map(|(index, _)| ScheduleError::Delay { index }).collect();
-        if errors.is_empty() {
-            Ok(Self(delays))
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(Self(delays)) } else { Err(errors) }
     }
 
     /// One attempt, and no further one.
@@ -318,10 +312,7 @@ pub fn parse_retry_after(header: &[u8], now: Micros) -> Option<Duration> {
         // A number too large to read is a long wait.
         text.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
-        let since_epoch = httpdate::parse_http_date(text)
-            .ok()?
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .ok()?;
+        let since_epoch = httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         Micros::UNIX_EPOCH.saturating_add(since_epoch).saturating_since(now)
     };
     Some(wait.min(MAX_RETRY_AFTER))
@@ -342,11 +333,7 @@ pub fn plan_next_attempt(plan: &Plan<'_>) -> Next {
     let Some(delay) = plan.schedule.delay_after(plan.attempts_made) else {
         return Next::Exhausted(Reason::ScheduleExhausted);
     };
-    let unit = if plan.jitter_unit.is_finite() {
-        plan.jitter_unit.clamp(-1.0, 1.0)
-    } else {
-        0.0
-    };
+    let unit = if plan.jitter_unit.is_finite() { plan.jitter_unit.clamp(-1.0, 1.0) } else { 0.0 };
     let scheduled = delay.mul_f64(1.0 + JITTER * unit);
     let asked = plan.retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
     let asked = asked.mul_f64(1.0 + JITTER * unit.abs()).min(MAX_RETRY_AFTER);
@@ -375,19 +362,13 @@ mod tests {
             505, 599, 999, 0,
         ] {
             check_verdict(status, Verdict::Retry { slow_endpoint: false });
-            assert_eq!(
-                HttpResult::Response { status }.error_class(),
-                Some(ErrorClass::HttpStatus)
-            );
+            assert_eq!(HttpResult::Response { status }.error_class(), Some(ErrorClass::HttpStatus));
         }
         for status in [429, 502, 503, 504] {
             check_verdict(status, Verdict::Retry { slow_endpoint: true });
         }
         check_verdict(410, Verdict::DisableWebhook);
-        assert_eq!(
-            HttpResult::Response { status: 410 }.error_class(),
-            Some(ErrorClass::HttpStatus)
-        );
+        assert_eq!(HttpResult::Response { status: 410 }.error_class(), Some(ErrorClass::HttpStatus));
     }
 
     #[test]
@@ -400,10 +381,7 @@ mod tests {
         ];
         for class in ErrorClass::ALL {
             let result = HttpResult::Failure(*class);
-            let reason = finals
-                .iter()
-                .find(|(candidate, _)| candidate == class)
-                .map(|(_, reason)| *reason);
+            let reason = finals.iter().find(|(candidate, _)| candidate == class).map(|(_, reason)| *reason);
             let expected = reason.map_or(Verdict::Retry { slow_endpoint: false }, Verdict::Final);
             assert_eq!(result.verdict(), expected, "{class:?}");
             assert_eq!(result.error_class(), Some(*class));
@@ -416,10 +394,7 @@ mod tests {
         assert_eq!(ErrorClass::from(&missing), ErrorClass::Template);
         assert_eq!(ErrorClass::from(&RenderError::DotSegment), ErrorClass::UnsafePath);
         assert_eq!(ErrorClass::from(&RenderError::UrlTooLarge), ErrorClass::RequestTooLarge);
-        assert_eq!(
-            ErrorClass::from(&RenderError::BodyTooLarge),
-            ErrorClass::RequestTooLarge
-        );
+        assert_eq!(ErrorClass::from(&RenderError::BodyTooLarge), ErrorClass::RequestTooLarge);
     }
 
     #[track_caller]
@@ -466,23 +441,11 @@ mod tests {
     fn schedules_are_checked() {
         let seconds = |seconds: &[u64]| seconds.iter().copied().map(Duration::from_secs).collect::<Vec<_>>();
         assert!(Schedule::new(Vec::new()).unwrap().delays().is_empty());
-        assert_eq!(
-            Schedule::new(seconds(&[1, 604_800])).unwrap().delays(),
-            seconds(&[1, 604_800])
-        );
+        assert_eq!(Schedule::new(seconds(&[1, 604_800])).unwrap().delays(), seconds(&[1, 604_800]));
         assert!(Schedule::new(seconds(&[1; 20])).is_ok());
-        assert_eq!(
-            Schedule::new(seconds(&[1; 21])),
-            Err(vec![ScheduleError::TooMany { count: 21 }])
-        );
+        assert_eq!(Schedule::new(seconds(&[1; 21])), Err(vec![ScheduleError::TooMany { count: 21 }]));
         let errors = Schedule::new(seconds(&[0, 1, 604_801]));
-        assert_eq!(
-            errors,
-            Err(vec![
-                ScheduleError::Delay { index: 0 },
-                ScheduleError::Delay { index: 2 }
-            ])
-        );
+        assert_eq!(errors, Err(vec![ScheduleError::Delay { index: 0 }, ScheduleError::Delay { index: 2 }]));
         assert!(Schedule::new(vec![Duration::from_millis(999)]).is_err());
     }
 
@@ -496,14 +459,7 @@ mod tests {
 
     fn plan(schedule: &Schedule, attempts_made: u32) -> Plan<'_> {
         let verdict = Verdict::Retry { slow_endpoint: false };
-        Plan {
-            schedule,
-            attempts_made,
-            verdict,
-            retry_after: None,
-            now: NOW,
-            jitter_unit: 0.0,
-        }
+        Plan { schedule, attempts_made, verdict, retry_after: None, now: NOW, jitter_unit: 0.0 }
     }
 
     #[track_caller]
@@ -532,41 +488,24 @@ mod tests {
     #[test]
     fn an_empty_schedule_is_one_attempt() {
         let schedule = Schedule::new(Vec::new()).unwrap();
-        let asked = Plan {
-            retry_after: Some(Duration::from_secs(5)),
-            ..plan(&schedule, 1)
-        };
+        let asked = Plan { retry_after: Some(Duration::from_secs(5)), ..plan(&schedule, 1) };
         assert_eq!(plan_next_attempt(&asked), Next::Exhausted(Reason::ScheduleExhausted));
     }
 
     #[test]
     fn verdicts_lead_on() {
         let schedule = Schedule::default();
-        let next = |verdict| {
-            plan_next_attempt(&Plan {
-                verdict,
-                ..plan(&schedule, 1)
-            })
-        };
+        let next = |verdict| plan_next_attempt(&Plan { verdict, ..plan(&schedule, 1) });
         assert_eq!(next(Verdict::Delivered), Next::Delivered);
-        assert_eq!(
-            next(Verdict::Final(Reason::Template)),
-            Next::Exhausted(Reason::Template)
-        );
+        assert_eq!(next(Verdict::Final(Reason::Template)), Next::Exhausted(Reason::Template));
         assert_eq!(next(Verdict::DisableWebhook), Next::RetryAt(Micros(NOW.0 + 5_000_000)));
-        assert_eq!(
-            next(Verdict::Retry { slow_endpoint: true }),
-            Next::RetryAt(Micros(NOW.0 + 5_000_000))
-        );
+        assert_eq!(next(Verdict::Retry { slow_endpoint: true }), Next::RetryAt(Micros(NOW.0 + 5_000_000)));
     }
 
     #[test]
     fn delays_are_jittered_by_a_tenth() {
         let schedule = Schedule::default();
-        let with = |jitter_unit| Plan {
-            jitter_unit,
-            ..plan(&schedule, 2)
-        };
+        let with = |jitter_unit| Plan { jitter_unit, ..plan(&schedule, 2) };
         check_wait(&with(-1.0), Duration::from_secs(270));
         check_wait(&with(-0.5), Duration::from_secs(285));
         check_wait(&with(1.0), Duration::from_secs(330));
@@ -580,11 +519,7 @@ mod tests {
         let schedule = Schedule::default();
         let with = |asked_s, jitter_unit| {
             let retry_after = Some(Duration::from_secs(asked_s));
-            Plan {
-                retry_after,
-                jitter_unit,
-                ..plan(&schedule, 2)
-            }
+            Plan { retry_after, jitter_unit, ..plan(&schedule, 2) }
         };
         check_wait(&with(0, 0.0), Duration::from_secs(300));
         check_wait(&with(299, 0.0), Duration::from_secs(300));
@@ -595,22 +530,13 @@ mod tests {
         check_wait(&with(u64::MAX, 0.0), Duration::from_secs(86_400));
         // A schedule of its own may wait longer than Retry-After can.
         let weekly = Schedule::new(vec![MAX_DELAY]).unwrap();
-        check_wait(
-            &Plan {
-                retry_after: Some(Duration::MAX),
-                ..plan(&weekly, 1)
-            },
-            MAX_DELAY,
-        );
+        check_wait(&Plan { retry_after: Some(Duration::MAX), ..plan(&weekly, 1) }, MAX_DELAY);
     }
 
     #[test]
     fn the_last_moment_is_not_passed() {
         let schedule = Schedule::default();
-        let last = Plan {
-            now: Micros::MAX,
-            ..plan(&schedule, 1)
-        };
+        let last = Plan { now: Micros::MAX, ..plan(&schedule, 1) };
         assert_eq!(plan_next_attempt(&last), Next::RetryAt(Micros::MAX));
     }
 }

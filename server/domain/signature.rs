@@ -115,10 +115,7 @@ pub enum InvalidSecret {
 /// sent, byte for byte; for a GET request, whose body is empty, it is the query string that is sent, without `?`.
 #[must_use]
 pub fn sign(secrets: &[SigningSecret], id: &str, timestamp_s: i64, body: &[u8]) -> String {
-    let signatures: Vec<_> = secrets
-        .iter()
-        .map(|secret| secret.signature(id, timestamp_s, body))
-        .collect();
+    let signatures: Vec<_> = secrets.iter().map(|secret| secret.signature(id, timestamp_s, body)).collect();
     signatures.join(" ")
 }
 
@@ -151,11 +148,7 @@ mod tests {
         let json = br#"{"email":"ada@example.com"}"#;
         check(&[ASCENDING], json, "v1,7FCqsZGFUWlCaXMW4ltzjN3xhJSf0BQmFLIDa1HuxZU=");
         check(&[ASCENDING], b"", "v1,YQ1DXoDHky4EuMt5e4f1XTezumAcKtX2jusTHpDm6i4=");
-        check(
-            &[ASCENDING],
-            &[0xff, 0x00, 0xfe],
-            "v1,yykR/zPVWGUJMY3f0BBqJDyDisfsviTQ8Iti3EMpdLI=",
-        );
+        check(&[ASCENDING], &[0xff, 0x00, 0xfe], "v1,yykR/zPVWGUJMY3f0BBqJDyDisfsviTQ8Iti3EMpdLI=");
         check(&[LONGEST], json, "v1,uPO/lLN61KU5CZUn2FjNDkLol3Gt7IW7EaR6AhAjewM=");
         let query = b"email=ada%40example.com&first_name=Zo%C3%AB";
         check(&[SHORTEST], query, "v1,KbgZsSs/AtjuoFJzGbCCo8lxVp8FuVIc1MMsSqd1Zkk=");
@@ -169,11 +162,7 @@ mod tests {
     /// The official library takes the present time from the system.
     #[test]
     fn the_official_library_verifies() {
-        let now_s = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs()
-            .cast_signed();
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
         let mut rng = StdRng::seed_from_u64(7);
         let old = SigningSecret::generate(&mut rng);
         let new = SigningSecret::generate(&mut rng);
@@ -181,15 +170,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HEADER_ID, ID.parse().unwrap());
         headers.insert(HEADER_TIMESTAMP, now_s.to_string().parse().unwrap());
-        headers.insert(
-            HEADER_SIGNATURE,
-            sign(&[new.clone(), old.clone()], ID, now_s, body).parse().unwrap(),
-        );
+        headers.insert(HEADER_SIGNATURE, sign(&[new.clone(), old.clone()], ID, now_s, body).parse().unwrap());
         let verifies = |secret: &SigningSecret, body: &[u8]| {
-            standardwebhooks::Webhook::new(&secret.expose_text())
-                .unwrap()
-                .verify(body, &headers)
-                .is_ok()
+            standardwebhooks::Webhook::new(&secret.expose_text()).unwrap().verify(body, &headers).is_ok()
         };
         assert!(verifies(&new, body));
         assert!(verifies(&old, body));
@@ -209,18 +192,9 @@ mod tests {
         let cases = [
             ("", InvalidSecret::Prefix),
             ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", InvalidSecret::Prefix),
-            (
-                "WHSEC_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-                InvalidSecret::Prefix,
-            ),
-            (
-                "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8",
-                InvalidSecret::Base64,
-            ),
-            (
-                "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n",
-                InvalidSecret::Base64,
-            ),
+            ("WHSEC_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", InvalidSecret::Prefix),
+            ("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8", InvalidSecret::Base64),
+            ("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", InvalidSecret::Base64),
             ("whsec_", InvalidSecret::Length),
             ("whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=", InvalidSecret::Length),
         ];
@@ -232,9 +206,6 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        assert_eq!(
-            format!("{:?}", SigningSecret::parse(ASCENDING)),
-            "Ok(SigningSecret(..))"
-        );
+        assert_eq!(format!("{:?}", SigningSecret::parse(ASCENDING)), "Ok(SigningSecret(..))");
     }
 }

@@ -214,10 +214,7 @@ impl UrlTemplate {
     ///
     /// If a value is missing, makes a dot segment, or makes the URL too long.
     pub fn render<'v>(&self, get: &dyn Fn(&str) -> Option<&'v str>) -> Result<RenderedUrl, RenderError> {
-        let mut url = RenderedUrl {
-            text: self.base.clone(),
-            path_start: self.base.len(),
-        };
+        let mut url = RenderedUrl { text: self.base.clone(), path_start: self.base.len() };
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(literal) => url.text.push_str(literal),
@@ -288,11 +285,7 @@ impl RenderedUrl {
     }
 
     const fn check_length(&self) -> Result<(), RenderError> {
-        if self.text.len() > MAX_RENDERED_BYTES {
-            Err(RenderError::UrlTooLarge)
-        } else {
-            Ok(())
-        }
+        if self.text.len() > MAX_RENDERED_BYTES { Err(RenderError::UrlTooLarge) } else { Ok(()) }
     }
 }
 
@@ -349,10 +342,7 @@ impl Layout {
         let authority_start = source.find("://").map_or(0, |at| at + 3);
         let path_start = find_from(source, authority_start, &['/', '\\', '?', '#']);
         let path_end = find_from(source, path_start, &['?', '#']);
-        Self {
-            authority: authority_start..path_start,
-            path: path_start..path_end,
-        }
+        Self { authority: authority_start..path_start, path: path_start..path_end }
     }
 }
 
@@ -435,16 +425,10 @@ fn pieces(tail: &str) -> Result<Vec<Piece>, TemplateError> {
 
 fn check_scheme_and_authority(source: &str, layout: &Layout, errors: &mut Vec<TemplateError>) {
     let scheme = source.get(..layout.authority.start).unwrap_or_default();
-    if !["http://", "https://"]
-        .iter()
-        .any(|allowed| scheme.eq_ignore_ascii_case(allowed))
-    {
+    if !["http://", "https://"].iter().any(|allowed| scheme.eq_ignore_ascii_case(allowed)) {
         errors.push(error(0, TemplateProblem::Scheme));
     }
-    if source
-        .get(layout.authority.clone())
-        .is_some_and(|authority| authority.contains('@'))
-    {
+    if source.get(layout.authority.clone()).is_some_and(|authority| authority.contains('@')) {
         errors.push(error(layout.authority.start, TemplateProblem::UserInfo));
     }
 }
@@ -503,31 +487,17 @@ fn parse_url(source: &str, layout: &Layout, errors: &mut Vec<TemplateError>) -> 
     let at = layout.authority.start;
     if layout.authority.is_empty() {
         // The parser would take the first path segment for the host.
-        errors.push(error(
-            at,
-            TemplateProblem::Host {
-                reason: "empty host".to_owned(),
-            },
-        ));
+        errors.push(error(at, TemplateProblem::Host { reason: "empty host".to_owned() }));
         return None;
     }
     let url = match Url::parse(source) {
         Ok(url) => url,
         Err(reason) => {
-            errors.push(error(
-                at,
-                TemplateProblem::Host {
-                    reason: reason.to_string(),
-                },
-            ));
+            errors.push(error(at, TemplateProblem::Host { reason: reason.to_string() }));
             return None;
         }
     };
-    let scheme = if url.scheme() == "https" {
-        Scheme::Https
-    } else {
-        Scheme::Http
-    };
+    let scheme = if url.scheme() == "https" { Scheme::Https } else { Scheme::Http };
     let (host, port) = (url.host_str()?.to_owned(), url.port_or_known_default()?);
     if port == 0 {
         errors.push(error(at, TemplateProblem::Port));
@@ -553,16 +523,12 @@ fn is_dot_segment(segment: &str) -> bool {
 }
 
 fn has_dot_part(bytes: &[u8]) -> bool {
-    bytes
-        .split(|byte| matches!(byte, b'/' | b'\\'))
-        .any(|part| matches!(part, b"." | b".."))
+    bytes.split(|byte| matches!(byte, b'/' | b'\\')).any(|part| matches!(part, b"." | b".."))
 }
 
 /// Where one of the characters stands at or after `start`, or the end of the text.
 fn find_from(text: &str, start: usize, chars: &[char]) -> usize {
-    text.get(start..)
-        .and_then(|rest| rest.find(chars))
-        .map_or(text.len(), |at| start + at)
+    text.get(start..).and_then(|rest| rest.find(chars)).map_or(text.len(), |at| start + at)
 }
 
 const fn error(offset: usize, problem: TemplateProblem) -> TemplateError {

@@ -192,11 +192,7 @@ mod tests {
     fn check_text(us: i64, expected: &str) {
         assert_eq!(Micros(us).to_rfc3339(), expected);
         assert_eq!(Micros(us).to_string(), expected);
-        assert_eq!(
-            Micros::parse_rfc3339(expected),
-            Some(Micros(us)),
-            "{expected} read back"
-        );
+        assert_eq!(Micros::parse_rfc3339(expected), Some(Micros(us)), "{expected} read back");
     }
 
     #[test]
@@ -307,10 +303,7 @@ mod tests {
         assert_eq!(Micros(0).saturating_add(Duration::from_nanos(1_999)), Micros(1));
         assert_eq!(Micros(7).saturating_since(Micros(5)), Duration::from_micros(2));
         assert_eq!(Micros(5).saturating_since(Micros(7)), Duration::ZERO);
-        assert_eq!(
-            Micros(i64::MAX).saturating_since(Micros(i64::MIN)),
-            Duration::from_micros(i64::MAX as u64)
-        );
+        assert_eq!(Micros(i64::MAX).saturating_since(Micros(i64::MIN)), Duration::from_micros(i64::MAX as u64));
     }
 
     #[test]

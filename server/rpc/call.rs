@@ -32,7 +32,11 @@ pub(super) struct Call<M> {
 impl<M: Message + Name> Call<M> {
     /// Takes a request apart and checks the rules of the proto.
     pub(super) fn open(request: Request<M>) -> Result<Self> {
-        let caller = request.extensions().get::<Caller>().copied().ok_or(Error::Unauthenticated("no API key came with the call"))?;
+        let caller = request
+            .extensions()
+            .get::<Caller>()
+            .copied()
+            .ok_or(Error::Unauthenticated("no API key came with the call"))?;
         let traceparent = traceparent_of(request.metadata().as_ref()).map(ToOwned::to_owned);
         let message = request.into_inner();
         let mut violations = Violations::default();
@@ -94,7 +98,8 @@ pub(super) fn request_key<M: Repeatable + Message>(
     if request_id.is_empty() {
         return None;
     }
-    let is_good = request_id.len() <= MAX_REQUEST_ID_BYTES && request_id.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
+    let is_good =
+        request_id.len() <= MAX_REQUEST_ID_BYTES && request_id.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
     if !is_good {
         violations.add_if_new(field, "REQUEST_ID", "must be up to 64 visible ASCII characters, as a UUID");
         return None;
@@ -182,7 +187,12 @@ pub(super) fn traceparent_of(headers: &HeaderMap) -> Option<&str> {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
     };
     let is_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
-    let is_good = *version == "00" && is_hex(trace, 32) && is_hex(span, 16) && is_hex(flags, 2) && !is_zero(trace) && !is_zero(span);
+    let is_good = *version == "00"
+        && is_hex(trace, 32)
+        && is_hex(span, 16)
+        && is_hex(flags, 2)
+        && !is_zero(trace)
+        && !is_zero(span);
     is_good.then_some(text)
 }
 

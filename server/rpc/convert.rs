@@ -20,17 +20,29 @@ pub(super) fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 /// A time from the wire.
-pub(super) fn parse_time(field: &str, time: Option<prost_types::Timestamp>, violations: &mut Violations) -> Option<Micros> {
+pub(super) fn parse_time(
+    field: &str,
+    time: Option<prost_types::Timestamp>,
+    violations: &mut Violations,
+) -> Option<Micros> {
     let time = time?;
     let parsed = Micros::from_unix(time.seconds, time.nanos);
     if parsed.is_none() {
-        violations.add_if_new(field, "TIMESTAMP", "must be a time in the years 0001 to 9999 with 0 to 999,999,999 nanos");
+        violations.add_if_new(
+            field,
+            "TIMESTAMP",
+            "must be a time in the years 0001 to 9999 with 0 to 999,999,999 nanos",
+        );
     }
     parsed
 }
 
 /// A duration from the wire; whether it is within bounds is the proto's rule.
-pub(super) fn parse_duration(field: &str, duration: Option<prost_types::Duration>, violations: &mut Violations) -> Option<Duration> {
+pub(super) fn parse_duration(
+    field: &str,
+    duration: Option<prost_types::Duration>,
+    violations: &mut Violations,
+) -> Option<Duration> {
     let duration = duration?;
     let parsed = u64::try_from(duration.seconds)
         .ok()

@@ -42,7 +42,8 @@ impl pb::delivery_service_server::DeliveryService for Services {
     ) -> Result<Response<pb::ListDeliveriesResponse>, Status> {
         let mut call = Call::open(request)?;
         let pb::ListDeliveriesRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
-        let page = Page::<DeliveryId>::read(page_size, &page_token, "deliveries", filter.as_ref(), &mut call.violations);
+        let page =
+            Page::<DeliveryId>::read(page_size, &page_token, "deliveries", filter.as_ref(), &mut call.violations);
         let filter = parse_filter(&filter.unwrap_or_default(), &mut call.violations);
         call.finish()?;
         let db = self.store.read();
@@ -76,7 +77,10 @@ impl pb::delivery_service_server::DeliveryService for Services {
         Ok(Response::new(pb::ListAttemptsResponse { attempts, next_page_token }))
     }
 
-    async fn retry_delivery(&self, request: Request<pb::RetryDeliveryRequest>) -> Result<Response<pb::Delivery>, Status> {
+    async fn retry_delivery(
+        &self,
+        request: Request<pb::RetryDeliveryRequest>,
+    ) -> Result<Response<pb::Delivery>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
         let id = call.id("id", &call.message.id.clone());
@@ -87,7 +91,10 @@ impl pb::delivery_service_server::DeliveryService for Services {
         Ok(Response::new(to_pb(delivery)))
     }
 
-    async fn cancel_delivery(&self, request: Request<pb::CancelDeliveryRequest>) -> Result<Response<pb::Delivery>, Status> {
+    async fn cancel_delivery(
+        &self,
+        request: Request<pb::CancelDeliveryRequest>,
+    ) -> Result<Response<pb::Delivery>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
         let id = call.id("id", &call.message.id.clone());
@@ -132,7 +139,8 @@ async fn retry(tx: &Tx, workspace: WorkspaceId, id: DeliveryId) -> Result<Delive
         return Err(Error::WrongState { resource: "delivery", state, hint: "it has no values to send" });
     }
     let config = tx.config(workspace).await?;
-    let gone = Error::WrongState { resource: "delivery", state: "ORPHANED", hint: "its webhook or webhook event was deleted" };
+    let gone =
+        Error::WrongState { resource: "delivery", state: "ORPHANED", hint: "its webhook or webhook event was deleted" };
     let Some(webhook) = config.webhook(delivery.webhook_id).map(|prepared| &prepared.webhook) else { return Err(gone) };
     if !webhook.definition.events.iter().any(|event| event.id == delivery.webhook_event_id) {
         return Err(gone);
@@ -208,12 +216,12 @@ fn outcome_to_pb(outcome: &Outcome) -> pb::Outcome {
 
 /// A delivery on the wire.
 pub(super) fn to_pb(delivery: Delivery) -> pb::Delivery {
-    let (method, encoding) = delivery.snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.method.code(), snapshot.encoding.code()));
+    let (method, encoding) =
+        delivery.snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.method.code(), snapshot.encoding.code()));
     let parameters = delivery.snapshot.map(|snapshot| snapshot.parameters).unwrap_or_default();
-    let parameters = parameters.into_iter().map(|parameter| pb::delivery::Parameter {
-        name: parameter.name,
-        value: parameter.value.unwrap_or_default(),
-    });
+    let parameters = parameters
+        .into_iter()
+        .map(|parameter| pb::delivery::Parameter { name: parameter.name, value: parameter.value.unwrap_or_default() });
     pb::Delivery {
         id: delivery.id.to_string(),
         webhook_id: delivery.webhook_id.to_string(),

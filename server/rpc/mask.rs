@@ -23,7 +23,11 @@ pub(super) fn paths(
     for (index, path) in given.iter().enumerate() {
         if !updatable.contains(&path.as_str()) && !is_path(path) {
             let allowed = updatable.join(", ");
-            violations.add(format!("update_mask.paths[{index}]"), "MASK_PATH", format!("must be one of {allowed}, or `*` alone"));
+            violations.add(
+                format!("update_mask.paths[{index}]"),
+                "MASK_PATH",
+                format!("must be one of {allowed}, or `*` alone"),
+            );
         }
     }
     given.to_vec()

@@ -73,7 +73,8 @@ impl<P: Serialize + DeserializeOwned> Page<P> {
         let size = usize::try_from(self.size).unwrap_or(usize::MAX);
         let has_more = items.len() > size;
         items.truncate(size);
-        let token = items.last().filter(|_| has_more).map(|last| encode(&Token { list: self.list, after: place(last) }));
+        let token =
+            items.last().filter(|_| has_more).map(|last| encode(&Token { list: self.list, after: place(last) }));
         (items, token.unwrap_or_default())
     }
 }

@@ -56,7 +56,8 @@ impl pb::tag_service_server::TagService for Services {
             name_prefix: filter.name_prefix,
         };
         call.finish()?;
-        let tags = store::tag::list(self.store.read(), call.workspace()?, &filter, page.after().copied(), page.limit()).await?;
+        let tags = store::tag::list(self.store.read(), call.workspace()?, &filter, page.after().copied(), page.limit())
+            .await?;
         let (tags, next_page_token) = page.cut(tags, |tag| tag.id);
         Ok(Response::new(pb::ListTagsResponse { tags: tags.into_iter().map(to_pb).collect(), next_page_token }))
     }

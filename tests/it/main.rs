@@ -9,5 +9,6 @@
 )]
 
 mod store;
+mod readme;
 mod support;
 mod tidy;

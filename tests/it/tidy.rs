@@ -62,7 +62,8 @@ fn rpc_never_names_the_database() {
 
 #[test]
 fn domain_is_pure() {
-    let words = ["tonic", "prost", "crate::pb", "sea_orm", "sqlx", "tokio", "reqwest", "std::fs", "std::net", "crate::store"];
+    let words =
+        ["tonic", "prost", "crate::pb", "sea_orm", "sqlx", "tokio", "reqwest", "std::fs", "std::net", "crate::store"];
     check_absent("server/domain", &words, &[], "the domain has no outside");
 }
 

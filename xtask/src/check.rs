@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::run::{Show, command, step};
-use crate::tools::{BUF, CARGO_DENY, GRPCURL};
+use crate::tools::{BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS};
 use crate::{Outcome, generate, postgres, root};
 
 const BASELINE: &str = "proto/baseline.binpb";
@@ -24,15 +24,7 @@ pub(crate) fn run() -> Outcome {
     step("buf breaking", breaking_changes)?;
     step("deny", deny)?;
     step("clippy", || {
-        let arguments = [
-            "clippy",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "--deny",
-            "warnings",
-        ];
+        let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
         cargo(&arguments, Show::OnFailure)
     })?;
     step("docs", docs)?;
@@ -45,7 +37,7 @@ pub(crate) fn run() -> Outcome {
 /// If something can't be installed: what to do.
 pub(crate) fn install() -> Outcome {
     step("tools", || {
-        for tool in [BUF, CARGO_DENY, GRPCURL] {
+        for tool in [BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS] {
             tool.installed()?;
         }
         Ok(())
@@ -70,51 +62,32 @@ fn breaking_changes() -> Outcome {
     // An image is compared with an image: the folder would be two, one for each module of buf.yaml.
     let image = "target/xtask/api.binpb";
     build_image(image)?;
-    buf(&[
-        "breaking",
-        image,
-        "--against",
-        BASELINE,
-        "--exclude-imports",
-        "--config",
-        "proto/buf.yaml",
-    ])
+    buf(&["breaking", image, "--against", BASELINE, "--exclude-imports", "--config", "proto/buf.yaml"])
 }
 
 fn build_image(file: &str) -> Outcome {
     if let Some(folder) = root().join(file).parent() {
         std::fs::create_dir_all(folder)?;
     }
-    buf(&[
-        "build",
-        "proto",
-        "--path",
-        "proto/taghook",
-        "--exclude-source-info",
-        "--output",
-        file,
-    ])
+    buf(&["build", "proto", "--path", "proto/taghook", "--exclude-source-info", "--output", file])
 }
 
 fn deny() -> Outcome {
     let mut deny = Command::new(CARGO_DENY.installed()?);
-    deny.current_dir(root())
-        .args(["--locked", "check", "bans", "licenses", "sources"]);
+    deny.current_dir(root()).args(["--locked", "check", "bans", "licenses", "sources"]);
     command(&mut deny, Show::OnFailure)
 }
 
 fn docs() -> Outcome {
     let mut doc = cargo_command();
-    doc.args(["doc", "--locked", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings");
+    doc.args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     command(&mut doc, Show::OnFailure)
 }
 
 /// All tests, among them the integration tests, which start their PostgreSQL themselves.
 fn tests() -> Outcome {
     let mut test = cargo_command();
-    test.args(["test", "--locked", "--workspace"])
-        .env("PATH", path_with(&GRPCURL.installed()?)?);
+    test.args(["test", "--locked", "--workspace"]).env("PATH", path_with(&GRPCURL.installed()?)?);
     command(&mut test, Show::Always)
 }
 
@@ -132,17 +105,8 @@ fn cargo_command() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
     for (name, _) in env::vars_os() {
-        let about_this_program = [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_",
-            "CARGO_CRATE_",
-            "CARGO_PRIMARY_",
-        ];
-        if name
-            .to_str()
-            .is_some_and(|name| about_this_program.iter().any(|start| name.starts_with(start)))
-        {
+        let about_this_program = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+        if name.to_str().is_some_and(|name| about_this_program.iter().any(|start| name.starts_with(start))) {
             cargo.env_remove(name);
         }
     }

@@ -53,20 +53,13 @@ fn rust_client() -> Result<Generated, Box<dyn Error>> {
     let aside = root().join("target/xtask/gen");
     fs::create_dir_all(&aside)?;
     let mut config = prost_build::Config::new();
-    config
-        .bytes(["."])
-        .btree_map(["."])
-        .enable_type_names()
-        .extern_path(".google.rpc", "::tonic_types::pb");
+    config.bytes(["."]).btree_map(["."]).enable_type_names().extern_path(".google.rpc", "::tonic_types::pb");
     tonic_prost_build::configure()
         .build_server(false)
         .out_dir(&aside)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
     let stubs = fs::read_to_string(aside.join("taghook.v1.rs"))?;
-    Ok(Generated {
-        path: "client/rust/src/gen/taghook.v1.rs",
-        content: format!("{HEADER}{stubs}"),
-    })
+    Ok(Generated { path: "client/rust/src/gen/taghook.v1.rs", content: format!("{HEADER}{stubs}") })
 }
 
 /// The proto files in a folder, sorted, so that the output doesn't depend on the file system's order.

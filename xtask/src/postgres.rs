@@ -18,18 +18,13 @@ pub(crate) fn install() -> Outcome {
     }
     apt_get(&["update"])?;
     apt_get(&["install", "--yes", "--no-install-recommends", "postgresql"])?;
-    programs()
-        .map(|_| ())
-        .ok_or_else(|| "postgresql was installed but has no initdb".into())
+    programs().map(|_| ()).ok_or_else(|| "postgresql was installed but has no initdb".into())
 }
 
 /// `initdb`, where Debian has it or on PATH.
 fn programs() -> Option<PathBuf> {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    debian
-        .map(|version| version.path().join("bin/initdb"))
-        .find(|file| file.is_file())
-        .or_else(|| find("initdb"))
+    debian.map(|version| version.path().join("bin/initdb")).find(|file| file.is_file()).or_else(|| find("initdb"))
 }
 
 fn apt_get(arguments: &[&str]) -> Outcome {

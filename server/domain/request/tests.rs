@@ -6,38 +6,22 @@ const TRIGGER_TIME: Micros = Micros(1_767_254_400_123_000); // 2026-01-01T08:00:
 const TAG_TIME: Micros = Micros(1_767_254_399_000_000);
 
 fn parameter(name: &str, value: Option<&str>) -> Parameter {
-    Parameter {
-        name: name.to_owned(),
-        value: value.map(str::to_owned),
-        json_native: false,
-    }
+    Parameter { name: name.to_owned(), value: value.map(str::to_owned), json_native: false }
 }
 
 fn native(name: &str, value: &str) -> Parameter {
-    Parameter {
-        json_native: true,
-        ..parameter(name, Some(value))
-    }
+    Parameter { json_native: true, ..parameter(name, Some(value)) }
 }
 
 fn snapshot(method: Method, encoding: Encoding, parameters: Vec<Parameter>) -> Snapshot {
-    Snapshot {
-        method,
-        encoding,
-        event_type: "contact.tagged".to_owned(),
-        parameters,
-    }
+    Snapshot { method, encoding, event_type: "contact.tagged".to_owned(), parameters }
 }
 
 #[track_caller]
 fn send(snapshot: &Snapshot, template: &str) -> Result<HttpRequestParts, RenderError> {
     let template = UrlTemplate::parse(template, &|_| true).unwrap();
     let request = snapshot.body_and_url(&template, TRIGGER_TIME)?;
-    assert_eq!(
-        url::Url::parse(&request.url).unwrap().as_str(),
-        request.url,
-        "as parsed again"
-    );
+    assert_eq!(url::Url::parse(&request.url).unwrap().as_str(), request.url, "as parsed again");
     Ok(request)
 }
 
@@ -55,12 +39,7 @@ fn check_get(template: &str, parameters: &[Parameter], url: &str, signed: &str) 
 #[test]
 fn get_appends_what_is_not_in_the_url() {
     let email = || parameter("email", Some("ada+x@example.com"));
-    check_get(
-        "https://x.org",
-        &[email()],
-        "https://x.org/?email=ada%2Bx%40example.com",
-        "email=ada%2Bx%40example.com",
-    );
+    check_get("https://x.org", &[email()], "https://x.org/?email=ada%2Bx%40example.com", "email=ada%2Bx%40example.com");
     check_get(
         "https://x.org/p?key=1",
         &[email(), parameter("name", Some("Ada L"))],
@@ -73,24 +52,9 @@ fn get_appends_what_is_not_in_the_url() {
         "https://x.org/Ada%20L?e=ada%2Bx%40example.com&z=",
         "e=ada%2Bx%40example.com&z=",
     );
-    check_get(
-        "https://x.org/__email__",
-        &[parameter("email", None)],
-        "https://x.org/",
-        "",
-    );
-    check_get(
-        "https://x.org/__email__?",
-        &[email()],
-        "https://x.org/ada%2Bx%40example.com?",
-        "",
-    );
-    check_get(
-        "https://x.org?a?b",
-        &[parameter("c?", Some("?"))],
-        "https://x.org/?a?b&c%3F=%3F",
-        "a?b&c%3F=%3F",
-    );
+    check_get("https://x.org/__email__", &[parameter("email", None)], "https://x.org/", "");
+    check_get("https://x.org/__email__?", &[email()], "https://x.org/ada%2Bx%40example.com?", "");
+    check_get("https://x.org?a?b", &[parameter("c?", Some("?"))], "https://x.org/?a?b&c%3F=%3F", "a?b&c%3F=%3F");
     check_get(
         "https://x.org",
         &[native("n", "1.50"), native("b", "true")],
@@ -101,11 +65,7 @@ fn get_appends_what_is_not_in_the_url() {
 
 #[track_caller]
 fn check_post(encoding: Encoding, parameters: Vec<Parameter>, content_type: &str, body: &str) {
-    let request = send(
-        &snapshot(Method::Post, encoding, parameters),
-        "https://x.org/__email__?k",
-    )
-    .unwrap();
+    let request = send(&snapshot(Method::Post, encoding, parameters), "https://x.org/__email__?k").unwrap();
     assert_eq!(std::str::from_utf8(&request.body), Ok(body));
     assert_eq!(request.content_type, Some(content_type));
     assert_eq!(request.signed_bytes(), request.body);
@@ -139,12 +99,7 @@ fn post_bodies_have_all_parameters() {
 
 #[test]
 fn json_stays_valid_whatever_is_marked_native() {
-    let doubtful = vec![
-        parameter("email", Some("a@b")),
-        native("a", "x"),
-        native("b", "01"),
-        native("c", "1e5"),
-    ];
+    let doubtful = vec![parameter("email", Some("a@b")), native("a", "x"), native("b", "01"), native("c", "1e5")];
     check_post(
         Encoding::Json,
         doubtful,
@@ -157,17 +112,9 @@ fn json_stays_valid_whatever_is_marked_native() {
 fn large_values_fit_bodies_but_no_urls() {
     let large = "ä".repeat(32_768);
     let parameters = vec![parameter("a", Some(&large))];
-    let request = send(
-        &snapshot(Method::Post, Encoding::Json, parameters.clone()),
-        "https://x.org",
-    )
-    .unwrap();
+    let request = send(&snapshot(Method::Post, Encoding::Json, parameters.clone()), "https://x.org").unwrap();
     assert_eq!(request.body.len(), 65_536 + r#"{"a":""}"#.len());
-    let request = send(
-        &snapshot(Method::Post, Encoding::Form, parameters.clone()),
-        "https://x.org",
-    )
-    .unwrap();
+    let request = send(&snapshot(Method::Post, Encoding::Form, parameters.clone()), "https://x.org").unwrap();
     assert_eq!(request.body.len(), 3 * 65_536 + "a=".len());
     let get = snapshot(Method::Get, Encoding::Form, parameters);
     assert_eq!(send(&get, "https://x.org"), Err(RenderError::UrlTooLarge));
@@ -177,44 +124,27 @@ fn large_values_fit_bodies_but_no_urls() {
 #[test]
 fn limits_url_and_body() {
     let fits = vec![parameter("a", Some(&"x".repeat(8_000 - 14 - 3)))];
-    let url = send(&snapshot(Method::Get, Encoding::Form, fits), "https://x.org")
-        .unwrap()
-        .url;
+    let url = send(&snapshot(Method::Get, Encoding::Form, fits), "https://x.org").unwrap().url;
     assert_eq!(url.len(), 8_000);
     let over = vec![parameter("a", Some(&"x".repeat(8_000 - 14 - 2)))];
-    assert_eq!(
-        send(&snapshot(Method::Get, Encoding::Form, over), "https://x.org"),
-        Err(RenderError::UrlTooLarge)
-    );
+    assert_eq!(send(&snapshot(Method::Get, Encoding::Form, over), "https://x.org"), Err(RenderError::UrlTooLarge));
     let fits = vec![parameter("a", Some(&"x".repeat(MAX_BODY_BYTES - 2)))];
     assert!(send(&snapshot(Method::Post, Encoding::Form, fits), "https://x.org").is_ok());
     let over = vec![parameter("a", Some(&"x".repeat(MAX_BODY_BYTES - 1)))];
-    assert_eq!(
-        send(&snapshot(Method::Post, Encoding::Form, over), "https://x.org"),
-        Err(RenderError::BodyTooLarge)
-    );
+    assert_eq!(send(&snapshot(Method::Post, Encoding::Form, over), "https://x.org"), Err(RenderError::BodyTooLarge));
 }
 
 #[test]
 fn a_placeholder_that_the_snapshot_lacks_fails() {
     let snapshot = snapshot(Method::Post, Encoding::Form, vec![parameter("email", None)]);
-    let missing = RenderError::MissingValue {
-        name: "gone".to_owned(),
-    };
+    let missing = RenderError::MissingValue { name: "gone".to_owned() };
     assert_eq!(send(&snapshot, "https://x.org/__gone__"), Err(missing));
-    assert_eq!(
-        send(&snapshot, "https://x.org/.__email__"),
-        Err(RenderError::DotSegment)
-    );
+    assert_eq!(send(&snapshot, "https://x.org/.__email__"), Err(RenderError::DotSegment));
 }
 
 #[test]
 fn snapshots_are_stored_compactly() {
-    let parameters = vec![
-        parameter("email", Some("a@b")),
-        parameter("empty", None),
-        native("n", "1"),
-    ];
+    let parameters = vec![parameter("email", Some("a@b")), parameter("empty", None), native("n", "1")];
     let snapshot = snapshot(Method::Get, Encoding::StandardWebhooks, parameters);
     let stored =
         r#"{"m":2,"e":3,"t":"contact.tagged","p":[{"n":"email","v":"a@b"},{"n":"empty"},{"n":"n","v":"1","j":true}]}"#;
@@ -224,15 +154,8 @@ fn snapshots_are_stored_compactly() {
 }
 
 fn defined(name: &str, source: Source, default: Option<(&str, DefaultMode)>) -> ParameterDefinition {
-    let default = default.map(|(value, mode)| ParameterDefault {
-        value: value.to_owned(),
-        mode,
-    });
-    ParameterDefinition {
-        name: name.to_owned(),
-        source,
-        default,
-    }
+    let default = default.map(|(value, mode)| ParameterDefault { value: value.to_owned(), mode });
+    ParameterDefinition { name: name.to_owned(), source, default }
 }
 
 fn field(key: &str) -> Source {
@@ -279,10 +202,7 @@ fn check_plan(source: Source, default: Option<(&str, DefaultMode)>, expected: Pa
     };
     let snapshot = Snapshot::plan(&definition(vec![defined("p", source, default)]), &context);
     assert_eq!(snapshot.event_type, "contact.tagged");
-    assert_eq!(
-        snapshot.parameters,
-        [parameter("mail", Some("ada@example.com")), expected]
-    );
+    assert_eq!(snapshot.parameters, [parameter("mail", Some("ada@example.com")), expected]);
 }
 
 #[test]
@@ -315,25 +235,13 @@ fn plans_default_values() {
     check_plan(field("first_name"), Some(("x", Fallback)), parameter("p", Some("Ada")));
     check_plan(field("first_name"), Some(("x", Fixed)), parameter("p", Some("x")));
     check_plan(field("first_name"), Some(("", Fixed)), parameter("p", None));
-    check_plan(
-        field("birthday"),
-        Some(("unknown", Fallback)),
-        parameter("p", Some("unknown")),
-    );
+    check_plan(field("birthday"), Some(("unknown", Fallback)), parameter("p", Some("unknown")));
     check_plan(field("removed"), Some(("x", Fallback)), parameter("p", Some("x")));
     check_plan(field("age"), Some(("007", Fixed)), native("p", "7"));
     check_plan(field("age"), Some(("n/a", Fixed)), parameter("p", Some("n/a")));
     check_plan(field("lead_value"), Some(("", Fallback)), native("p", "1.50"));
-    check_plan(
-        Source::Static(String::new()),
-        Some(("7", Fallback)),
-        parameter("p", Some("7")),
-    );
-    check_plan(
-        Source::System(SystemValue::CampaignName),
-        Some(("none", Fallback)),
-        parameter("p", Some("none")),
-    );
+    check_plan(Source::Static(String::new()), Some(("7", Fallback)), parameter("p", Some("7")));
+    check_plan(Source::System(SystemValue::CampaignName), Some(("none", Fallback)), parameter("p", Some("none")));
 }
 
 #[test]
@@ -359,10 +267,7 @@ fn the_email_is_there_though_empty() {
 #[track_caller]
 fn check_problems(parameters: Vec<ParameterDefinition>, expected: &[(Place, DefinitionProblem)]) {
     let errors = definition(parameters).problems(&|key| field_type(key).is_some());
-    let found: Vec<_> = errors
-        .into_iter()
-        .map(|error| (error.place, error.problem))
-        .collect();
+    let found: Vec<_> = errors.into_iter().map(|error| (error.place, error.problem)).collect();
     assert_eq!(found, expected);
 }
 
@@ -398,19 +303,13 @@ fn reports_all_problems_of_a_definition() {
             (Place::Name(5), Problem::NameTaken),
         ],
     );
-    let many = (0..101)
-        .map(|index| defined(&index.to_string(), field("age"), None))
-        .collect();
+    let many = (0..101).map(|index| defined(&index.to_string(), field("age"), None)).collect();
     check_problems(many, &[(Place::Parameters, Problem::TooManyParameters { count: 101 })]);
 }
 
 #[test]
 fn definitions_are_stored_as_json() {
-    let event = definition(vec![defined(
-        "p",
-        Source::System(SystemValue::TagTime),
-        Some(("x", DefaultMode::Fixed)),
-    )]);
+    let event = definition(vec![defined("p", Source::System(SystemValue::TagTime), Some(("x", DefaultMode::Fixed)))]);
     let stored = json!({
         "id": "00000000-0000-0000-0000-000000000001",
         "method": 1,

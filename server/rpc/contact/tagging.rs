@@ -168,8 +168,5 @@ pub(super) fn tagged_to_pb(assigned: &Assigned) -> pb::TagContactResponse {
 
 /// The answer of UntagContact.
 pub(super) fn untagged_to_pb(untagged: &Untagged) -> pb::UntagContactResponse {
-    pb::UntagContactResponse {
-        contact_id: untagged.contact_id.to_string(),
-        removed_tag_ids: texts(&untagged.removed),
-    }
+    pb::UntagContactResponse { contact_id: untagged.contact_id.to_string(), removed_tag_ids: texts(&untagged.removed) }
 }

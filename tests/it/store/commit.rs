@@ -141,7 +141,7 @@ async fn a_batch_whose_commit_is_unknown_is_made_once() {
     server.webhook(&[tag], |webhook| webhook.definition.cooldown = Duration::ZERO).await;
     let contacts = [server.contact("ada").await, server.contact("bob").await];
     let stop = CancellationToken::new();
-    let (assigner, task) = Assigner::new(server.store.clone(), stop.clone());
+    let (assigner, work) = Assigner::new(server.store.clone());
     let calls = contacts.map(|contact| assigner.assign(server.assignment(contact, &[tag]), None));
     proxy.arm();
     let calls = async {
@@ -149,8 +149,8 @@ async fn a_batch_whose_commit_is_unknown_is_made_once() {
         stop.cancel();
         results
     };
-    // The calls queue before the task runs, and are one batch.
-    let (results, ()) = tokio::join!(calls, task);
+    // The calls queue before the work begins, and are one batch.
+    let (results, ()) = tokio::join!(calls, work.run(stop.clone()));
     assert!(!proxy.is_armed());
     assert_eq!(server.number("SELECT count(*) FROM deliveries").await, 2);
     assert!(results.iter().all(|result| matches!(result, Err(Error::CommitUnknown(_)))), "{results:?}");

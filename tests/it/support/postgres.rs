@@ -63,8 +63,7 @@ impl Postgres {
             })
             .await;
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
-            .await;
+        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")).await;
         self.url(&name)
     }
 
@@ -78,9 +77,7 @@ impl Postgres {
     }
 
     async fn execute(&self, statement: &str) {
-        let options = PgConnectOptions::new_without_pgpass()
-            .socket(&self.folder)
-            .username(SUPERUSER);
+        let options = PgConnectOptions::new_without_pgpass().socket(&self.folder).username(SUPERUSER);
         let mut connection: PgConnection = options.database("postgres").connect().await.expect("a connection");
         connection.execute(AssertSqlSafe(statement)).await.expect(statement);
         connection.close().await.expect("the end of the connection");
@@ -88,48 +85,24 @@ impl Postgres {
 
     fn start() -> Self {
         let programs = programs();
-        let folder = tempfile::Builder::new()
-            .prefix("taghook-pg-")
-            .tempdir()
-            .expect("a temporary folder")
-            .keep();
+        let folder = tempfile::Builder::new().prefix("taghook-pg-").tempdir().expect("a temporary folder").keep();
         let account = Account::of(&folder);
         let watchdog = watch(&account, &programs, &folder);
 
         let data = folder.join("data");
         let mut initdb = account.command(&programs.join("initdb"), &folder);
-        initdb.args([
-            "--no-sync",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--username",
-            SUPERUSER,
-        ]);
+        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", SUPERUSER]);
         run(initdb.arg("--pgdata").arg(&data));
 
         // Durability is left on: the tests commit as the product does.
-        let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n",
-            folder.display()
-        );
+        let settings =
+            format!("listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n", folder.display());
         let conf = OpenOptions::new().append(true).open(data.join("postgresql.conf"));
-        conf.and_then(|mut conf| conf.write_all(settings.as_bytes()))
-            .expect("the server's settings");
+        conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("the server's settings");
 
         let mut pg_ctl = account.command(&programs.join("pg_ctl"), &folder);
-        run(pg_ctl
-            .arg("--pgdata")
-            .arg(&data)
-            .arg("--log")
-            .arg(folder.join("log"))
-            .args(["--wait", "start"]));
-        Self {
-            folder,
-            databases: AtomicU32::new(0),
-            template: OnceCell::new(),
-            watchdog,
-        }
+        run(pg_ctl.arg("--pgdata").arg(&data).arg("--log").arg(folder.join("log")).args(["--wait", "start"]));
+        Self { folder, databases: AtomicU32::new(0), template: OnceCell::new(), watchdog }
     }
 }
 
@@ -151,11 +124,7 @@ impl Account {
     /// The account to use, which the folder, made by this process, is handed over to.
     fn of(folder: &Path) -> Self {
         let is_root = fs::metadata(folder).expect("the folder").uid() == 0;
-        let ids = is_root.then(|| {
-            user("postgres")
-                .or_else(|| user("nobody"))
-                .expect("an account other than root")
-        });
+        let ids = is_root.then(|| user("postgres").or_else(|| user("nobody")).expect("an account other than root"));
         if let Some((uid, gid)) = ids {
             chown(folder, Some(uid), Some(gid)).expect("the folder's new owner");
         }
@@ -187,10 +156,8 @@ fn user(name: &str) -> Option<(u32, u32)> {
 fn programs() -> PathBuf {
     let version = |folder: &PathBuf| folder.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = installed
-        .map(|entry| entry.path())
-        .filter(|folder| folder.join("bin/initdb").is_file())
-        .max_by_key(version);
+    let newest =
+        installed.map(|entry| entry.path()).filter(|folder| folder.join("bin/initdb").is_file()).max_by_key(version);
     let on_path = || {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file())
@@ -206,11 +173,7 @@ fn watch(account: &Account, programs: &Path, folder: &Path) -> Child {
     let mut shell = account.command(Path::new("/bin/sh"), Path::new("/"));
     shell.args(["-c", WATCHDOG, "watchdog"]).arg(programs).arg(folder);
     // In a process group of its own, so that Ctrl-C doesn't end it before its work.
-    shell
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0);
+    shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     shell.spawn().expect("a shell")
 }
 
@@ -230,9 +193,7 @@ fn run(command: &mut Command) {
 fn read_back(mut file: fs::File) -> String {
     use std::io::{Read, Seek};
     let mut text = String::new();
-    file.rewind()
-        .and_then(|()| file.read_to_string(&mut text))
-        .expect("the output");
+    file.rewind().and_then(|()| file.read_to_string(&mut text)).expect("the output");
     text
 }
 
@@ -249,10 +210,7 @@ async fn a_new_database_is_a_copy_of_the_prepared_one() {
             .await;
         let mut connection = PgConnection::connect(&url).await.unwrap();
         connection.execute("INSERT INTO prepared VALUES (1)").await.unwrap();
-        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM prepared")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
+        let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM prepared").fetch_one(&mut connection).await.unwrap();
         assert_eq!(rows, 1);
     }
 }
