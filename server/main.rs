@@ -1,9 +1,12 @@
 //! The `taghook` command.
 
+mod cli;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use taghook::clock::Clock;
 use taghook::config::{self, Flags, Loaded, Sources};
 use taghook::error::chain;
 use taghook::store::open::{Migration, migrate};
@@ -21,6 +24,10 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Flags),
+    /// See the main job from end to end: a contact is tagged, the webhook arrives, its outcome is streamed
+    Demo,
+    /// Receive webhooks and show them: every method, every path
+    Receive(cli::receive::Args),
     /// Migrate the database by hand
     Migrate(MigrateArgs),
     /// Look at the configuration
@@ -72,6 +79,8 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(flags) => serve(flags).await,
+        Command::Demo => cli::demo::run(Environment::system()).await,
+        Command::Receive(args) => Ok(cli::receive::run(&args, Clock::system()).await?),
         Command::Migrate(MigrateArgs { step }) => match step {
             Step::Up(flags) => migrate_by_hand(flags, Migration::Up).await,
             Step::Down(flags) => migrate_by_hand(flags, Migration::Down).await,

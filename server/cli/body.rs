@@ -31,16 +31,8 @@ pub(crate) fn shown(headers: &HeaderMap, body: &[u8]) -> Shown {
     let Ok(text) = std::str::from_utf8(body) else {
         return Shown::Binary(body.len());
     };
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let media_type = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if media_type == "application/x-www-form-urlencoded" {
         return pairs(text);
     }
@@ -56,11 +48,7 @@ pub(crate) fn pairs(text: &str) -> Shown {
     let pairs: Vec<_> = form_urlencoded::parse(text.as_bytes())
         .map(|(name, value)| (printable(&name).into_owned(), printable(cut(&value)).into_owned()))
         .collect();
-    if pairs.is_empty() {
-        Shown::Empty
-    } else {
-        Shown::Pairs(pairs)
-    }
+    if pairs.is_empty() { Shown::Empty } else { Shown::Pairs(pairs) }
 }
 
 /// Text that can do nothing to a terminal: control characters, and those that turn the direction of writing, are
@@ -70,11 +58,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let escape = |character: char| {
-        if is_dangerous(character) {
-            character.escape_default().to_string()
-        } else {
-            character.to_string()
-        }
+        if is_dangerous(character) { character.escape_default().to_string() } else { character.to_string() }
     };
     Cow::Owned(text.chars().map(escape).collect())
 }
@@ -164,11 +148,7 @@ mod tests {
     fn bodies() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         check("application/json", b"", Shown::Empty);
-        check(
-            "application/json",
-            b"{\"b\":1.10,\"a\":[]}",
-            text("{\n  \"b\": 1.10,\n  \"a\": []\n}"),
-        );
+        check("application/json", b"{\"b\":1.10,\"a\":[]}", text("{\n  \"b\": 1.10,\n  \"a\": []\n}"));
         check(
             "application/cloudevents+json; charset=utf-8",
             br#"{"a":{"b":["x, \"y\": {",null]}}"#,
@@ -178,11 +158,7 @@ mod tests {
         check(
             "application/x-www-form-urlencoded",
             "email=ada%40example.com&name=Zo%C3%AB+B&empty=".as_bytes(),
-            Shown::Pairs(vec![
-                pair("email", "ada@example.com"),
-                pair("name", "Zoë B"),
-                pair("empty", ""),
-            ]),
+            Shown::Pairs(vec![pair("email", "ada@example.com"), pair("name", "Zoë B"), pair("empty", "")]),
         );
         check("text/plain", b"a\x1b[2J\nb\r\nc\t", text("a\\u{1b}[2J\nb\nc\\t"));
         check("text/plain", "right\u{202e}left".as_bytes(), text("right\\u{202e}left"));

@@ -13,15 +13,15 @@ use taghook::clock::Clock;
 use super::receiver::{Received, Receiver};
 use super::show::{self, BAD, BOLD, DIM, GOOD, Headers, Verdict};
 
-/// Receive webhooks and show them: every method, every path.
+/// The flags of `taghook receive`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:8899", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "HOST:PORT")]
     listen: SocketAddr,
 
     /// A webhook's secret (`GetWebhookSecret`), to check signatures with. May be given several times.
-    #[arg(long = "secret", value_name = "whsec_..", env = "TAGHOOK_RECEIVE_SECRET", hide_env_values = true, value_parser = secret)]
+    #[arg(long = "secret", value_name = "whsec_..", value_parser = secret)]
     secrets: Vec<String>,
 
     /// The status to answer with: 200 to 599.
@@ -51,11 +51,7 @@ pub(crate) async fn run(args: &Args, clock: Clock) -> io::Result<()> {
             () = &mut end => break Ok(()),
         };
         let verdict = Verdict::of(&received, &args.secrets);
-        let printed = if args.json {
-            print_json(&received, verdict)
-        } else {
-            print(&received, verdict)
-        };
+        let printed = if args.json { print_json(&received, verdict) } else { print(&received, verdict) };
         if printed.is_err() {
             break printed;
         }
@@ -70,16 +66,9 @@ pub(crate) async fn run(args: &Args, clock: Clock) -> io::Result<()> {
 /// Says where to send to: on standard error, so that the output is requests alone.
 fn greet(args: &Args, address: SocketAddr) -> io::Result<()> {
     let mut out = anstream::stderr();
-    writeln!(
-        out,
-        "Receiving at {BOLD}http://{address}/{BOLD:#}, answering {}. Ctrl-C ends.",
-        args.status
-    )?;
+    writeln!(out, "Receiving at {BOLD}http://{address}/{BOLD:#}, answering {}. Ctrl-C ends.", args.status)?;
     if args.secrets.is_empty() {
-        writeln!(
-            out,
-            "{DIM}Give a webhook's secret with --secret whsec_.. to check signatures.{DIM:#}"
-        )?;
+        writeln!(out, "{DIM}Give a webhook's secret with --secret whsec_.. to check signatures.{DIM:#}")?;
     }
     Ok(())
 }
@@ -88,11 +77,7 @@ fn print(received: &Received, verdict: Verdict) -> io::Result<()> {
     let mut out = AutoStream::auto(io::stdout().lock());
     let Received { time, peer, status, .. } = received;
     let style = if status.is_success() { GOOD } else { BAD };
-    writeln!(
-        out,
-        "\n{DIM}{time} from {peer}, answered{DIM:#} {style}{}{style:#}",
-        status.as_u16()
-    )?;
+    writeln!(out, "\n{DIM}{time} from {peer}, answered{DIM:#} {style}{}{style:#}", status.as_u16())?;
     show::request(&mut out, received, Headers::All, verdict)?;
     out.flush()
 }
@@ -108,12 +93,8 @@ fn print_json(received: &Received, verdict: Verdict) -> io::Result<()> {
 fn as_json(received: &Received, verdict: Verdict) -> Value {
     let mut headers = Map::new();
     for name in received.headers.keys() {
-        let values: Vec<_> = received
-            .headers
-            .get_all(name)
-            .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()))
-            .collect();
+        let values: Vec<_> =
+            received.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
         // Repeated headers mean the same as one with their values in a list (RFC 9110, 5.3).
         headers.insert(name.to_string(), values.join(", ").into());
     }

@@ -83,11 +83,7 @@ impl Receiver {
         let address = listener.local_addr()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let desk = Arc::new(Desk { status, clock, sender });
-        Ok(Self {
-            address,
-            requests,
-            _server: AbortOnDropHandle::new(tokio::spawn(accept(listener, desk))),
-        })
+        Ok(Self { address, requests, _server: AbortOnDropHandle::new(tokio::spawn(accept(listener, desk))) })
     }
 
     /// Where it listens.
@@ -101,10 +97,7 @@ impl Receiver {
     ///
     /// The server has ended, which it doesn't by itself.
     pub(crate) async fn next(&mut self) -> io::Result<Received> {
-        self.requests
-            .recv()
-            .await
-            .ok_or_else(|| io::Error::other("the receiver has ended"))
+        self.requests.recv().await.ok_or_else(|| io::Error::other("the receiver has ended"))
     }
 }
 

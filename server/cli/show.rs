@@ -47,20 +47,10 @@ impl Verdict {
             return Self::Unchecked("there is no whole body");
         };
         let is_get = received.method == Method::GET;
-        let signed = if is_get {
-            webhook::signed_query(&received.uri)
-        } else {
-            body.as_ref()
-        };
+        let signed = if is_get { webhook::signed_query(&received.uri) } else { body.as_ref() };
         let mut verdict = Self::Unchecked("no secret was given");
         for secret in secrets {
-            match webhook::verify(
-                secret,
-                &received.headers,
-                signed,
-                system_time(received.time),
-                webhook::TOLERANCE,
-            ) {
+            match webhook::verify(secret, &received.headers, signed, system_time(received.time), webhook::TOLERANCE) {
                 Ok(()) => return Self::Valid,
                 // Of several refusals, one that isn't "another secret" tells most.
                 Err(webhook::VerifyError::NoMatch) if matches!(verdict, Self::Invalid(_)) => {}
@@ -79,10 +69,7 @@ impl Verdict {
 pub(crate) fn request(out: &mut impl Write, received: &Received, headers: Headers, verdict: Verdict) -> io::Result<()> {
     let (method, uri) = (&received.method, received.uri.to_string());
     writeln!(out, "{BOLD}{method} {}{BOLD:#}", body::printable(&uri))?;
-    let width = names(&received.headers, headers)
-        .map(str::len)
-        .max()
-        .unwrap_or_default();
+    let width = names(&received.headers, headers).map(str::len).max().unwrap_or_default();
     for name in names(&received.headers, headers) {
         for value in received.headers.get_all(name) {
             let value = String::from_utf8_lossy(value.as_bytes());
@@ -104,14 +91,8 @@ fn write_body(out: &mut impl Write, body: &Shown) -> io::Result<()> {
         Shown::Empty => Ok(()),
         Shown::Pairs(pairs) => {
             writeln!(out)?;
-            let width = pairs
-                .iter()
-                .map(|(name, _)| name.chars().count())
-                .max()
-                .unwrap_or_default();
-            pairs
-                .iter()
-                .try_for_each(|(name, value)| writeln!(out, "{NAME}{name:<width$}{NAME:#} = {value}"))
+            let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+            pairs.iter().try_for_each(|(name, value)| writeln!(out, "{NAME}{name:<width$}{NAME:#} = {value}"))
         }
         Shown::Text(text) => writeln!(out, "\n{text}"),
         Shown::Binary(length) => writeln!(out, "\n{DIM}{length} bytes that aren't text{DIM:#}"),
