@@ -151,7 +151,7 @@ async fn commit_together(
 
 async fn commit_once(tx: Tx, wishes: &[(&Assignment, Option<&RequestKey>)]) -> Result<Vec<Result<Assigned>>> {
     let keys: Vec<&RequestKey> = wishes.iter().filter_map(|(_, key)| *key).collect();
-    let known = request::find(tx.db(), &keys).await?;
+    let known = request::find(tx.db(), &keys, tx.now()).await?;
     let known: HashMap<&RequestKey, _> =
         keys.iter().copied().zip(known).filter_map(|(key, known)| Some((key, known?))).collect();
 

@@ -208,6 +208,8 @@ fn postgres_options(url: &str, connections: u32) -> ConnectOptions {
                 ("tcp_user_timeout", "10s"),
                 ("statement_timeout", "30s"),
                 ("lock_timeout", "10s"),
+                // The gate takes its snapshots after the lock; another level would plan with what was before it.
+                ("default_transaction_isolation", "read committed"),
             ])
         });
     options

@@ -30,7 +30,7 @@ pub(super) async fn append(db: &impl ConnectionTrait, outcomes: &[Outcome]) -> R
     let attempt_int =
         |get: fn(&Attempt) -> i64| rows.iter().map(move |row| row.attempt.map_or(0, get)).collect::<Vec<_>>();
     let attempt_text = |get: fn(&Attempt) -> &str| {
-        rows.iter().map(move |row| row.attempt.map_or("", get).to_owned()).collect::<Vec<_>>()
+        rows.iter().map(move |row| storable(row.attempt.map_or("", get))).collect::<Vec<_>>()
     };
     let bulk = Bulk::new(db)
         .uuid("workspace_id", outcomes.iter().map(|outcome| outcome.workspace_id.0))
@@ -90,6 +90,11 @@ impl<'a> Row<'a> {
     fn new(outcome: &'a Outcome) -> Self {
         Self { delivery: outcome.delivery.as_ref(), attempt: outcome.attempt.as_ref() }
     }
+}
+
+/// What a text column takes: PostgreSQL has no place for U+0000, and these texts come from outside.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// Outcomes of all workspaces after a position, in the log's order, without the responses' bodies.

@@ -110,13 +110,15 @@ pub(super) async fn all(db: &impl ConnectionTrait, store: &Store, workspace: Wor
 /// [`Error::LimitReached`]; the database's.
 pub async fn insert(tx: &Tx, webhook: &Webhook) -> Result<()> {
     let workspace = webhook.workspace_id;
+    // Its row lock puts inserts of one workspace in a row, so that the count holds.
+    tx.config_changed(workspace).await?;
     let count = webhook::Entity::find().filter(webhook::Column::WorkspaceId.eq(workspace.0)).count(tx.db()).await?;
     if count >= MAX_WEBHOOKS {
         return Err(Error::LimitReached { resource: "webhook", limit: MAX_WEBHOOKS });
     }
     to_row(tx.store(), webhook)?.into_active_model().reset_all().insert(tx.db()).await?;
     link_tags(tx, webhook).await?;
-    tx.config_changed(workspace).await
+    Ok(())
 }
 
 /// Writes a webhook that exists, with its version raised by one.

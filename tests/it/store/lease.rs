@@ -24,7 +24,7 @@ async fn leased(server: &Server) {
 }
 
 async fn claim(server: &Server) -> usize {
-    let claim = |tx: taghook::store::Tx| async move { queue::claim(&tx, 8).await };
+    let claim = |tx: taghook::store::Tx| async move { queue::claim(&tx, 8, queue::Look::Full).await };
     server.store.write("claim", claim).await.unwrap().len()
 }
 
