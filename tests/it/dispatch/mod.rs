@@ -1,5 +1,8 @@
 //! From a trigger to a request, its result and its outcome.
 
+mod requests;
+mod results;
+
 use std::time::Duration;
 
 use taghook_client::v1::delivery::{Source, State};
