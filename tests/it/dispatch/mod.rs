@@ -97,7 +97,7 @@ both! {
         assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Suppressed);
         clock.advance(Duration::from_micros(1));
         assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Scheduled);
-        let [first, second] = &receiver.recv_all(2).await[..] else { unreachable!() };
+        let [first, second] = &receiver.recv_all(2).await[..] else { panic!("two requests") };
         assert_ne!(first.webhook_id(), second.webhook_id());
     }
 
