@@ -31,8 +31,7 @@ pub enum Which {
 pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, reason: Reason) -> Result<usize> {
     let (column, id) = match which {
         Which::Delivery(id) => ("id", id.0),
-        Which::Webhook(id) => ("webhook_id", id.0),
-        Which::Event(id, _) => ("webhook_id", id.0),
+        Which::Webhook(id) | Which::Event(id, _) => ("webhook_id", id.0),
         Which::Contact(id) => ("contact_id", id.0),
     };
     // The values of a contact that was deleted live as long as the delivery.

@@ -180,13 +180,6 @@ impl Taghook {
         Self::start(database, settings).await
     }
 
-    /// Ends as if the process had died, and starts again.
-    pub(crate) async fn crash(self) -> Self {
-        let (database, settings) = (self.database.clone(), self.settings());
-        drop(self);
-        Self::start(database, settings).await
-    }
-
     /// Stops gracefully.
     pub(crate) async fn stop(self) {
         within("the graceful stop", self.server.stop()).await.expect("a stop in time");
@@ -215,11 +208,6 @@ impl Taghook {
     /// A connection for calls that no client makes.
     pub(crate) async fn raw(&self) -> RawGrpc {
         RawGrpc::connect(&self.authority()).await
-    }
-
-    /// The database that the server is on.
-    pub(crate) fn database(&self) -> &Database {
-        &self.database
     }
 
     /// How it was set up.
