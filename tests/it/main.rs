@@ -14,5 +14,6 @@ mod contacts;
 mod dispatch;
 mod outcomes;
 mod store;
+mod readme;
 mod support;
 mod tidy;
