@@ -152,7 +152,8 @@ async fn commit_together(
 async fn commit_once(tx: Tx, wishes: &[(&Assignment, Option<&RequestKey>)]) -> Result<Vec<Result<Assigned>>> {
     let keys: Vec<&RequestKey> = wishes.iter().filter_map(|(_, key)| *key).collect();
     let known = request::find(tx.db(), &keys).await?;
-    let known: HashMap<&RequestKey, _> = keys.iter().copied().zip(known).filter_map(|(key, known)| Some((key, known?))).collect();
+    let known: HashMap<&RequestKey, _> =
+        keys.iter().copied().zip(known).filter_map(|(key, known)| Some((key, known?))).collect();
 
     // The first of each request id is run; its doubles in the batch get its answer.
     let mut first: HashMap<(&str, &str, uuid::Uuid), usize> = HashMap::new();
@@ -166,15 +167,20 @@ async fn commit_once(tx: Tx, wishes: &[(&Assignment, Option<&RequestKey>)]) -> R
             fresh.push(index);
         }
     }
-    let assignments: Vec<Assignment> = fresh.iter().filter_map(|index| wishes.get(*index)).map(|(wish, _)| (*wish).clone()).collect();
-    let results: HashMap<usize, Result<Arc<Assigned>>> =
-        fresh.into_iter().zip(assign(&tx, &assignments).await?.into_iter().map(|result| result.map(Arc::new))).collect();
+    let assignments: Vec<Assignment> =
+        fresh.iter().filter_map(|index| wishes.get(*index)).map(|(wish, _)| (*wish).clone()).collect();
+    let results: HashMap<usize, Result<Arc<Assigned>>> = fresh
+        .into_iter()
+        .zip(assign(&tx, &assignments).await?.into_iter().map(|result| result.map(Arc::new)))
+        .collect();
     remember(&tx, wishes, &results).await?;
     let mut results = results;
     let mut answers = Vec::with_capacity(wishes.len());
     for (index, (_, key)) in wishes.iter().enumerate() {
         let answer = match key.and_then(|key| Some((key, known.get(key)?))) {
-            Some((key, remembered)) => key.answer_of(remembered).and_then(|ids| serde_json::from_str(&ids).map_err(Error::internal)),
+            Some((key, remembered)) => {
+                key.answer_of(remembered).and_then(|ids| serde_json::from_str(&ids).map_err(Error::internal))
+            }
             None => own_or_doubled(index, *key, wishes, &first, &mut results),
         };
         answers.push(answer);
@@ -205,7 +211,8 @@ fn own_or_doubled(
     first: &HashMap<(&str, &str, uuid::Uuid), usize>,
     results: &mut HashMap<usize, Result<Arc<Assigned>>>,
 ) -> Result<Assigned> {
-    let owner = key.and_then(|key| first.get(&(key.method, key.request_id.as_str(), key.workspace))).copied().unwrap_or(index);
+    let owner =
+        key.and_then(|key| first.get(&(key.method, key.request_id.as_str(), key.workspace))).copied().unwrap_or(index);
     if owner != index {
         let same_body = wishes.get(owner).and_then(|(_, first)| *first) == key;
         if !same_body {

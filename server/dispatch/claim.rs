@@ -69,7 +69,8 @@ async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>) -> Result<Vec<Ready>> {
     let (mut parked, mut parked_extra) = (Vec::new(), Vec::new());
     for delivery in leased {
         let config = configs.get(&delivery.workspace_id);
-        let Some((config, webhook)) = config.and_then(|config| Some((config, config.webhook(delivery.webhook_id)?))) else {
+        let Some((config, webhook)) = config.and_then(|config| Some((config, config.webhook(delivery.webhook_id)?)))
+        else {
             end_orphan(tx, &delivery).await?;
             continue;
         };

@@ -14,8 +14,8 @@ mod attempt;
 mod claim;
 pub mod egress;
 pub mod request;
-pub mod send;
 pub mod retention;
+pub mod send;
 mod settle;
 
 use std::time::Duration;
@@ -63,7 +63,8 @@ impl Dispatcher {
         let (finished, queue) = mpsc::channel(SETTLE_QUEUE);
         let settler = tokio::spawn(settle::run(self.store.clone(), queue, hard.clone()));
         let attempts = TaskTracker::new();
-        let crew = Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
+        let crew =
+            Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
         self.work(&crew, &soft).await;
 
         self.store.local().close();

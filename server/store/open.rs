@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement, TransactionTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement, TransactionTrait,
+};
 use taghook_migrations::Migrator;
 use taghook_migrations::MigratorTrait;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -114,7 +116,8 @@ impl Store {
             })
             .await
             .map_err(OpenError::Start)?;
-        inner = Arc::into_inner(store.0).ok_or_else(|| OpenError::Start(Error::internal("the store is shared too early")))?;
+        inner = Arc::into_inner(store.0)
+            .ok_or_else(|| OpenError::Start(Error::internal("the store is shared too early")))?;
         inner.facts = facts;
         Ok((Self(Arc::new(inner)), jobs))
     }

@@ -63,7 +63,13 @@ impl Store {
     /// # Errors
     ///
     /// Those of `make` and `again`; [`Error::RequestIdReused`].
-    pub async fn write_once<T, M, MF, A, AF>(&self, name: &'static str, key: Option<&RequestKey>, make: M, again: A) -> Result<T>
+    pub async fn write_once<T, M, MF, A, AF>(
+        &self,
+        name: &'static str,
+        key: Option<&RequestKey>,
+        make: M,
+        again: A,
+    ) -> Result<T>
     where
         M: Fn(Tx) -> MF,
         MF: Future<Output = Result<(T, String)>>,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set, Statement,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect, Set, Statement,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +54,9 @@ struct SealedSecret {
 ///
 /// [`Error::NotFound`] if the workspace has none such; the database's.
 pub async fn get(db: &impl ConnectionTrait, store: &Store, workspace: WorkspaceId, id: WebhookId) -> Result<Webhook> {
-    let query =
-        webhook::Entity::find().filter(webhook::Column::Id.eq(id.0)).filter(webhook::Column::WorkspaceId.eq(workspace.0));
+    let query = webhook::Entity::find()
+        .filter(webhook::Column::Id.eq(id.0))
+        .filter(webhook::Column::WorkspaceId.eq(workspace.0));
     query.one(db).await?.map(|row| from_row(store, row)).transpose()?.ok_or_else(|| Error::not_found(id))
 }
 
@@ -214,7 +215,11 @@ pub async fn delete(tx: &Tx, workspace: WorkspaceId, id: WebhookId) -> Result<()
 /// # Errors
 ///
 /// The database's.
-pub async fn note_results(tx: &Tx, succeeded: &[WebhookId], failed: &[WebhookId]) -> Result<Vec<(WorkspaceId, WebhookId)>> {
+pub async fn note_results(
+    tx: &Tx,
+    succeeded: &[WebhookId],
+    failed: &[WebhookId],
+) -> Result<Vec<(WorkspaceId, WebhookId)>> {
     set_failing_since(tx, succeeded, "NULL", "IS NOT NULL").await?;
     if failed.is_empty() {
         return Ok(Vec::new());
@@ -231,7 +236,9 @@ pub async fn note_results(tx: &Tx, succeeded: &[WebhookId], failed: &[WebhookId]
             )
         })
         .await?;
-    rows.iter().map(|row| Ok((WorkspaceId(row.try_get("", "workspace_id")?), WebhookId(row.try_get("", "id")?)))).collect()
+    rows.iter()
+        .map(|row| Ok((WorkspaceId(row.try_get("", "workspace_id")?), WebhookId(row.try_get("", "id")?))))
+        .collect()
 }
 
 /// Changes rows only where there is a change, which is rare: the first failure and the first success after one.

@@ -50,7 +50,8 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
     );
     let values: Vec<Value> =
         vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
-    let rows = tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    let rows =
+        tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     for row in &rows {
         let reference = reference_of(row)?;
         if reference.source == Source::ContactDeleted {

@@ -246,9 +246,11 @@ pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
         DbBackend::Postgres => format!("= ANY (ARRAY({due} FOR UPDATE SKIP LOCKED))"),
         _ => format!("IN ({due})"),
     };
-    let sql =
-        format!("UPDATE deliveries SET lease_owner = $3, lease_token = lease_token + 1 WHERE id {chosen} RETURNING {LEASED}");
-    let values = [tx.now().0.into(), i64::try_from(limit).unwrap_or(i64::MAX).into(), tx.store().local().server().into()];
+    let sql = format!(
+        "UPDATE deliveries SET lease_owner = $3, lease_token = lease_token + 1 WHERE id {chosen} RETURNING {LEASED}"
+    );
+    let values =
+        [tx.now().0.into(), i64::try_from(limit).unwrap_or(i64::MAX).into(), tx.store().local().server().into()];
     let rows = tx.db().query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     let mut leased = rows.iter().map(leased_of).collect::<Result<Vec<_>>>()?;
     leased.sort_by_key(|delivery| (delivery.due, delivery.id));
@@ -351,7 +353,9 @@ pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Snapshot)]) -> Result<()>
     let snapshots = promoted.iter().map(|(_, snapshot)| serde_json::to_string(snapshot).unwrap_or_default());
     let bulk = Bulk::new(tx.db()).uuid("chosen", promoted.iter().map(|(id, _)| id.0)).text("snapshot", snapshots);
     bulk.execute(tx.db(), |rows| {
-        format!("UPDATE deliveries SET state = {WAITING}, snapshot = r.snapshot FROM {rows} WHERE deliveries.id = r.chosen")
+        format!(
+            "UPDATE deliveries SET state = {WAITING}, snapshot = r.snapshot FROM {rows} WHERE deliveries.id = r.chosen"
+        )
     })
     .await?;
     Ok(())
