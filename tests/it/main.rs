@@ -11,9 +11,13 @@
 mod access;
 mod cli;
 mod contacts;
+mod cooldown;
 mod dispatch;
 mod outcomes;
+mod pausing;
 mod readme;
+mod schedule;
 mod store;
 mod support;
 mod tidy;
+mod triggers;

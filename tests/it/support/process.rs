@@ -52,10 +52,15 @@ impl Process {
 
     /// SIGTERM; how it ended, and what it logged since its start.
     pub(crate) async fn terminate(mut self) -> (ExitStatus, Vec<String>) {
-        let id = self.child.id().expect("it runs");
-        let signalled = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
-        assert!(signalled.expect("the program `kill`").success());
+        self.signal("TERM");
         within("the graceful stop", self.ended()).await
+    }
+
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs");
+        let signalled = std::process::Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+        assert!(signalled.expect("the program `kill`").success());
     }
 
     async fn ended(&mut self) -> (ExitStatus, Vec<String>) {
