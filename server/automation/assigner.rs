@@ -83,7 +83,9 @@ impl AssignerWork {
 /// Commits a batch and tells each caller what became of it.
 async fn commit(store: &Store, batch: Vec<Wish>) {
     let wishes: Vec<_> = batch.iter().map(|wish| (&wish.assignment, wish.key.as_ref())).collect();
-    let results = match assign_each(store, &wishes).await {
+    // Whoever has gone away, and might call again without a request id, gets nothing behind their back.
+    let is_wanted = |index: usize| batch.get(index).is_some_and(|wish| !wish.answer.is_closed());
+    let results = match assign_each(store, &wishes, is_wanted).await {
         Ok(results) => results,
         Err(error) => wishes.iter().map(|_| Err(repeated(&error))).collect(),
     };
@@ -93,8 +95,8 @@ async fn commit(store: &Store, batch: Vec<Wish>) {
     }
 }
 
-/// Assigns tags for several requests in one transaction; if it fails as a whole, each alone, so that one doesn't harm its
-/// neighbours.
+/// Assigns tags for several requests in one transaction; if it fails as a whole, each alone that is still wanted, so that
+/// one doesn't harm its neighbours.
 ///
 /// # Errors
 ///
@@ -102,6 +104,7 @@ async fn commit(store: &Store, batch: Vec<Wish>) {
 pub async fn assign_each(
     store: &Store,
     wishes: &[(&Assignment, Option<&RequestKey>)],
+    is_wanted: impl Fn(usize) -> bool,
 ) -> Result<Vec<Result<Assigned>>> {
     if wishes.is_empty() {
         return Ok(Vec::new());
@@ -113,7 +116,11 @@ pub async fn assign_each(
         Err(error) => {
             tracing::debug!(error = crate::error::chain(&error), size = wishes.len(), "a batch failed, each alone");
             let mut results = Vec::with_capacity(wishes.len());
-            for wish in wishes {
+            for (index, wish) in wishes.iter().enumerate() {
+                if !is_wanted(index) {
+                    results.push(Err(Error::DeadlineExceeded));
+                    continue;
+                }
                 let alone = commit_together(store, std::slice::from_ref(wish)).await;
                 results.push(alone.and_then(|mut results| results.pop().unwrap_or(Err(Error::ShuttingDown))));
             }

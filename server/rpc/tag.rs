@@ -149,7 +149,7 @@ async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: b
         webhook.updated = tx.now();
         store::webhook::update(tx, &webhook).await?;
     }
-    store::contact_tag::remove_tag(tx, id).await?;
+    store::contact_tag::remove_tag(tx, workspace, id).await?;
     store::tag::delete(tx, workspace, id).await
 }
 
