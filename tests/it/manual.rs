@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tonic::{Response, Status};
 
 use crate::support::{
-    Answer, Database, Fence, Gate, Hand, Receiver, Taghook, Watch, both, check_error, delays, within,
+    Answer, Database, Fence, Gate, Hand, Receiver, Settings, Taghook, Watch, both, check_error, delays, within,
 };
 
 const NO_DELIVERY: &str = "dlv_01jd7z1v5rf5xv0m2yq8t3w9ka";
@@ -31,7 +31,19 @@ struct Scene {
 
 impl Scene {
     async fn set(database: Database, change: impl FnOnce(&mut Webhook)) -> Self {
-        let (settings, clock) = database.settings().with_manual_clock();
+        let settings = database.settings();
+        Self::set_with(database, settings, change).await
+    }
+
+    /// With one sender, so that what is asked for while it is busy waits.
+    async fn set_narrow(database: Database) -> Self {
+        let mut settings = database.settings();
+        settings.config.dispatch.senders = 1;
+        Self::set_with(database, settings, |_| {}).await
+    }
+
+    async fn set_with(database: Database, settings: Settings, change: impl FnOnce(&mut Webhook)) -> Self {
+        let (settings, clock) = settings.with_manual_clock();
         let t = Taghook::start(database, settings).await;
         let receiver = Receiver::start().await;
         let (contact, tag) = (t.contact("ada@example.com").await, t.tag("customer").await);
@@ -47,6 +59,15 @@ impl Scene {
         assert_eq!(self.receiver.recv().await.webhook_id(), id);
         assert_eq!(self.watch.expect(kind).await.delivery_id, id);
         id
+    }
+
+    /// Occupies a sender until the gate is opened.
+    async fn occupy(&mut self, gate: &Gate) {
+        self.receiver.answer_next([Answer::ok().behind(gate)]);
+        let tag = self.t.tag("busy").await;
+        let webhook = self.t.webhook(&self.receiver, &tag, |_| {}).await;
+        self.t.trigger(&webhook, &self.contact).await;
+        self.receiver.recv().await;
     }
 
     /// Number, cause and status of a delivery's attempts.
@@ -349,5 +370,54 @@ both! {
         }
         assert!(delivered >= refused, "{delivered} delivered, {refused} refused");
         assert_eq!(s.receiver.count(), 10 + delivered);
+    }
+
+    async fn a_pause_holds_what_was_asked_for_as_well(database: Database) {
+        let mut s = Scene::set_narrow(database).await;
+        let id = s.delivery(Answer::ok(), Kind::Delivered).await;
+        let gate = Gate::closed();
+        s.occupy(&gate).await;
+        s.t.retry(&id).await.unwrap();
+        s.t.pause(&s.webhook).await;
+        s.watch.expect(Kind::WebhookPaused).await;
+        gate.open();
+        s.watch.expect(Kind::Delivered).await;
+        let fence = Fence::raise(&s.t).await;
+        s.watch.expect(Kind::AttemptFailed).await;
+        s.clock.advance(Fence::DELAY);
+        fence.passed().await;
+        s.watch.expect(Kind::Delivered).await;
+        assert_eq!(s.attempts(&id).await.len(), 1);
+
+        s.t.resume(&s.webhook).await;
+        s.watch.expect(Kind::WebhookResumed).await;
+        assert_eq!(s.receiver.recv().await.webhook_id(), id);
+        assert_eq!(s.watch.expect(Kind::Delivered).await.delivery_id, id);
+        assert_eq!(s.attempts(&id).await, [(1, Cause::Scheduled, 200), (2, Cause::Manual, 200)]);
+    }
+
+    async fn what_was_asked_for_ends_with_its_webhook_and_its_contact(database: Database) {
+        let mut s = Scene::set_narrow(database).await;
+        let of_webhook = s.delivery(Answer::ok(), Kind::Delivered).await;
+        let gate = Gate::closed();
+        s.occupy(&gate).await;
+        let (other, bob) = (s.t.tag("other").await, s.t.contact("bob@example.com").await);
+        let kept = s.t.webhook(&s.receiver, &other, |_| {}).await;
+        s.t.retry(&of_webhook).await.unwrap();
+        s.t.delete_webhook(&s.webhook).await;
+        let of_contact = s.t.trigger(&kept, &bob).await.delivery_ids.remove(0);
+        s.t.retry(&of_contact).await.unwrap();
+        s.t.delete_contact(&bob).await;
+        assert_eq!(s.watch.expect(Kind::Cancelled).await.delivery_id, of_contact);
+        gate.open();
+        s.watch.expect(Kind::Delivered).await;
+        // What comes next is what was asked for last.
+        let last = s.t.trigger(&kept, &s.contact).await.delivery_ids.remove(0);
+        assert_eq!(s.receiver.recv().await.webhook_id(), last);
+        assert_eq!(s.watch.expect(Kind::Delivered).await.delivery_id, last);
+        s.t.retry(&last).await.unwrap();
+        assert_eq!(s.receiver.recv().await.webhook_id(), last);
+        assert_eq!((s.attempts(&of_webhook).await.len(), s.attempts(&of_contact).await.len()), (1, 0));
+        assert_eq!(s.receiver.count(), 4);
     }
 }

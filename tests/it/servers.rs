@@ -153,6 +153,40 @@ both! {
     }
 }
 
+both! {
+    /// A server that stops finishes what is in flight and begins nothing; what waits is sent by the next one.
+    async fn a_stopping_server_claims_nothing_more(database: Database) {
+        let t = Taghook::start(database.clone(), with_senders(&database, 1)).await;
+        let mut receiver = Receiver::start().await;
+        let gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
+        let contacts = contacts(&t, 2).await;
+        let tag = t.tag("customer").await;
+        t.webhook(&receiver, &tag, |_| {}).await;
+        let mut ids = Vec::new();
+        for contact in &contacts {
+            ids.extend(t.decide(contact, &tag).await.delivery_ids);
+        }
+        assert_eq!(receiver.recv().await.webhook_id(), ids[0]);
+        let client = t.client.clone();
+        let request = StreamOutcomesRequest::default();
+        let mut stream = client.deliveries().stream_outcomes(request).await.unwrap().into_inner();
+        let stopping = tokio::spawn(t.stop());
+        while within("the end of the stream", stream.message()).await.unwrap().is_some() {}
+        gate.open();
+        within("the stop", stopping).await.unwrap();
+        assert_eq!(receiver.count(), 1);
+
+        let t = Taghook::start(database.clone(), database.settings()).await;
+        assert_eq!(receiver.recv().await.webhook_id(), ids[1]);
+        let mut watch = Watch::beginning(&t.client).await;
+        for id in &ids {
+            let outcome = watch.expect(Kind::Delivered).await;
+            assert_eq!((&outcome.delivery_id, outcome.attempt.unwrap().number), (id, 1));
+        }
+    }
+}
+
 /// What one server can't send, the other one does; either streams all of it.
 #[tokio::test]
 async fn two_servers_share_the_work() {
