@@ -120,6 +120,34 @@ async fn without_a_cooldown_all_calls_at_once_on_two_servers_are_accepted() {
     assert_eq!(received, owed);
 }
 
+#[tokio::test]
+async fn deferrals_fire_once_on_two_servers() {
+    let database = Database::postgres().await;
+    let (settings, clock) = database.settings().with_manual_clock();
+    let first = Taghook::start(database, settings).await;
+    let second = first.another().await;
+    let mut receiver = Receiver::start().await;
+    let tag = first.tag("customer").await;
+    deferring(&first, &receiver, &tag).await;
+    let mut deferred = HashSet::new();
+    for index in 0..20 {
+        let contact = first.contact(&format!("c{index}@example.com")).await;
+        first.assign(&contact, &tag).await;
+        receiver.recv().await;
+        deferred.extend(second.decide(&contact, &tag).await.delivery_ids);
+    }
+    clock.advance(6 * HOUR);
+    let received: Vec<_> =
+        receiver.recv_all(20).await.iter().map(|received| received.webhook_id().to_owned()).collect();
+    assert_eq!(received.into_iter().collect::<HashSet<_>>(), deferred);
+    let mut watch = Watch::beginning(&second.client).await;
+    let mut delivered = HashSet::new();
+    while !deferred.is_subset(&delivered) {
+        assert!(delivered.insert(watch.until(Kind::Delivered).await.delivery_id));
+    }
+    assert_eq!(receiver.count(), 40);
+}
+
 both! {
     async fn of_100_calls_at_once_one_is_accepted(t: Taghook) {
         check_one_of_100(&[&t]).await;
