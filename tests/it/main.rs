@@ -11,5 +11,6 @@
 mod cli;
 mod dispatch;
 mod store;
+mod readme;
 mod support;
 mod tidy;

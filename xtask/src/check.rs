@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::run::{Show, command, step};
-use crate::tools::{BUF, CARGO_DENY, GRPCURL};
+use crate::tools::{BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS};
 use crate::{Outcome, generate, postgres, root};
 
 const BASELINE: &str = "proto/baseline.binpb";
@@ -37,7 +37,7 @@ pub(crate) fn run() -> Outcome {
 /// If something can't be installed: what to do.
 pub(crate) fn install() -> Outcome {
     step("tools", || {
-        for tool in [BUF, CARGO_DENY, GRPCURL] {
+        for tool in [BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS] {
             tool.installed()?;
         }
         Ok(())

@@ -20,7 +20,7 @@ pub(crate) struct Tool {
 
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// A wheel of PyPI that holds the program.
+    /// A wheel of PyPI that holds the program, or the library.
     Wheel(&'static str),
     /// A Go package with a main function.
     GoPackage(&'static str),
@@ -44,6 +44,14 @@ pub(crate) const GRPCURL: Tool = Tool {
     program: "bin/grpcurl",
     version: "1.9.3",
     source: Source::GoPackage("github.com/fullstorydev/grpcurl/cmd/grpcurl"),
+};
+
+/// The official Standard Webhooks library of Python, which judges our signatures in a test.
+pub(crate) const STANDARD_WEBHOOKS: Tool = Tool {
+    name: "standardwebhooks",
+    program: "standardwebhooks/__init__.py",
+    version: "1.1.0",
+    source: Source::Wheel("standardwebhooks"),
 };
 
 /// The Go toolchain, for machines that have none.

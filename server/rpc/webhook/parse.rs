@@ -82,15 +82,16 @@ fn check_url(url: &str, events: &[EventDefinition], egress: &Egress, violations:
         return;
     }
     let names: Vec<HashSet<&str>> = events.iter().map(|event| event.parameter_names().collect()).collect();
-    match UrlTemplate::parse(url, &|name| names.iter().all(|known| known.contains(name))) {
-        Ok(template) => {
-            // Values stand in path and query only, so that they can't change what is checked here.
-            let origin = Url::parse(&template.origin().to_string());
-            if let Some(Err(denied)) = violations.take(FIELD, "URL", origin).map(|origin| egress.check_url(&origin)) {
-                violations.add(FIELD, "EGRESS_DENIED", denied.to_string());
-            }
-        }
-        Err(errors) => errors.iter().for_each(|error| violations.add(FIELD, "URL", error.to_string())),
+    let is_known = |name: &str| names.iter().all(|known| known.contains(name));
+    let template = UrlTemplate::parse(url, &is_known).or_else(|errors| {
+        errors.iter().for_each(|error| violations.add(FIELD, "URL", error.to_string()));
+        // A placeholder that nothing fills says nothing about the host.
+        UrlTemplate::parse(url, &|_| true)
+    });
+    // Values stand in path and query only, so that they can't change what is checked here.
+    let origin = template.ok().and_then(|template| Url::parse(&template.origin().to_string()).ok());
+    if let Some(Err(denied)) = origin.map(|origin| egress.check_url(&origin)) {
+        violations.add(FIELD, "EGRESS_DENIED", denied.to_string());
     }
 }
 

@@ -311,6 +311,8 @@ fn hosts_that_can_be_judged_are_judged_in_every_spelling() {
         let draft = webhook(url, vec![event(vec![field("a", "age")])]);
         check(&draft, None, &[("webhook.url", "EGRESS_DENIED")]);
     }
+    let draft = webhook("http://127.0.0.1/__a__", vec![event(Vec::new())]);
+    check(&draft, None, &[("webhook.url", "URL"), ("webhook.url", "EGRESS_DENIED")]);
     let loopback = EgressPolicy { allow: vec!["127.0.0.0/8".parse().unwrap()], ..EgressPolicy::default() };
     let draft = webhook("http://127.0.0.1:9/", vec![event(Vec::new())]);
     assert!(parse_in(&draft, None, loopback).is_ok());
