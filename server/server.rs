@@ -19,8 +19,7 @@ use crate::error::{Error, chain};
 use crate::first_start::{self, KeyFileError};
 use crate::lifecycle::{Forced, Lifecycle, Signals, TaskDied};
 use crate::outcomes::OutcomeLog;
-use crate::rpc::auth::Keys;
-use crate::rpc::{self, Health, ServeError, Services};
+use crate::rpc::{self, Health, Keys, ServeError, Services};
 use crate::secrets::{self, Sealer};
 use crate::store::lease::{self, HEARTBEAT_EVERY, Handover};
 use crate::store::open::{OpenError, OpenOptions};
@@ -134,9 +133,10 @@ impl Server {
         let outcomes = OutcomeLog::open(store.clone(), stop.soft.clone()).await.map_err(StartError::Log)?;
         // It outlives the calls in progress, which wait for it.
         let (assigner, assigning) = Assigner::new(store.clone());
+        let keys = Keys::new(store.clone());
         let services = Services {
             store: store.clone(),
-            keys: Keys::new(store.clone()),
+            keys: keys.clone(),
             assigner,
             outcomes: outcomes.clone(),
             egress: Arc::new(Egress::new(policy(config)?)),
@@ -149,6 +149,7 @@ impl Server {
         lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
         lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("heartbeat", beat(store.clone(), stop.last.clone()));
+        lifecycle.spawn_support("keys", keys.follow(stop.last.clone()));
         lifecycle.spawn_support("health", health.clone().follow(store.clone(), stop.last));
         tracing::info!(address = %local_addr, "serving gRPC");
         Ok(Self { local_addr, store, health, lifecycle, grace: config.shutdown.grace() })

@@ -1,32 +1,11 @@
-//! Who calls: the API key of a call, and what it may do.
-//!
-//! A call brings its secret in the metadata `authorization: Bearer <secret>`. What a secret opens is cached for a second,
-//! so that a revocation counts on every server within that time. What each method needs stands in one table.
+//! What each method needs of the caller's key. It stands in one table.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
-use sha2::{Digest, Sha256};
-use tokio::time::Instant;
+use std::sync::LazyLock;
 
 use crate::domain::workspace::{Scope, Scopes};
 use crate::error::{Error, Result};
 use crate::ids::WorkspaceId;
-use crate::store::Store;
-use crate::store::api_key::{self, Grant};
-
-/// How long an answer of the database is used.
-const LIFETIME: Duration = Duration::from_secs(1);
-/// The age from which on one caller asks again while the others go on with what is known: a busy key is never looked up
-/// by all of its callers at once.
-const RENEWAL_AGE: Duration = Duration::from_millis(500);
-/// How many secrets are kept, known and unknown ones.
-const MAX_CACHED: usize = 10_000;
-/// The longest secret that is looked at, in bytes; a good one has 47.
-const MAX_SECRET_BYTES: usize = 256;
 
 /// Who calls, put beside each request by the authentication layer.
 #[derive(Clone, Copy, Debug)]
@@ -132,112 +111,8 @@ impl Access {
     }
 }
 
-/// Tells keys by their secrets. Cheap to clone.
-#[derive(Clone)]
-pub struct Keys(Arc<Inner>);
-
-struct Inner {
-    store: Store,
-    known: Mutex<HashMap<[u8; 32], Entry>>,
-}
-
-/// What the database said of a secret.
-struct Entry {
-    grant: Option<Grant>,
-    /// When it was asked.
-    asked: Instant,
-    /// Whether somebody is asking again.
-    is_renewed: bool,
-}
-
-impl Keys {
-    /// Knows no key yet.
-    #[must_use]
-    pub fn new(store: Store) -> Self {
-        Self(Arc::new(Inner { store, known: Mutex::default() }))
-    }
-
-    /// Forgets what is known, since keys were revoked here: that counts on this server at once.
-    pub fn forget(&self) {
-        self.known().clear();
-    }
-
-    /// The store that is asked.
-    pub(super) fn store(&self) -> &Store {
-        &self.0.store
-    }
-
-    /// Who brings these headers.
-    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Caller> {
-        let hash = Sha256::digest(secret_of(headers)?).into();
-        let grant = match self.recall(&hash) {
-            Some(grant) => grant,
-            None => self.ask(hash).await?,
-        };
-        let now = self.0.store.clock().now();
-        match grant {
-            None => Err(Error::Unauthenticated("the API key isn't known, or it was revoked")),
-            Some(grant) if grant.expires.is_some_and(|expires| expires <= now) => {
-                Err(Error::Unauthenticated("the API key has expired"))
-            }
-            Some(grant) => Ok(Caller { workspace: grant.workspace, scopes: grant.scopes }),
-        }
-    }
-
-    /// What is known and fresh; the outer `None` means that the caller must ask.
-    fn recall(&self, hash: &[u8; 32]) -> Option<Option<Grant>> {
-        let mut known = self.known();
-        let entry = known.get_mut(hash)?;
-        let age = entry.asked.elapsed();
-        if age >= LIFETIME {
-            return None;
-        }
-        if age >= RENEWAL_AGE && !entry.is_renewed {
-            entry.is_renewed = true;
-            return None;
-        }
-        Some(entry.grant)
-    }
-
-    async fn ask(&self, hash: [u8; 32]) -> Result<Option<Grant>> {
-        let asked = Instant::now();
-        let grant = api_key::find(self.0.store.read(), &hash).await?;
-        let mut known = self.known();
-        if known.len() >= MAX_CACHED {
-            known.retain(|_, entry| entry.asked.elapsed() < LIFETIME);
-        }
-        // A flood of secrets that nobody knows must not grow the cache, nor drive out the good ones.
-        if known.len() < MAX_CACHED || known.contains_key(&hash) {
-            known.insert(hash, Entry { grant, asked, is_renewed: false });
-        }
-        Ok(grant)
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<[u8; 32], Entry>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The secret that a call brings (RFC 6750, section 2.1).
-fn secret_of(headers: &HeaderMap) -> Result<&[u8]> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
-        return Err(Error::Unauthenticated(
-            "no API key came with the call; send the metadata `authorization: Bearer <key>`",
-        ));
-    };
-    let malformed = || Error::Unauthenticated("the metadata `authorization` must be `Bearer <key>`, once");
-    if values.next().is_some() {
-        return Err(malformed());
-    }
-    let (scheme, secret) = value.as_bytes().split_at_checked(b"Bearer ".len()).ok_or_else(malformed)?;
-    let is_good = scheme.eq_ignore_ascii_case(b"Bearer ") && !secret.is_empty() && secret.len() <= MAX_SECRET_BYTES;
-    if is_good { Ok(secret.trim_ascii()) } else { Err(malformed()) }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use prost_reflect::DescriptorPool;
     use uuid::Uuid;
 
@@ -299,26 +174,5 @@ mod tests {
         check_access(ROOT, &root, None);
         check_access(ROOT, &admin, Some("ROOT"));
         check_access(READ, &root, Some("READ"));
-    }
-
-    #[track_caller]
-    fn check_secret(values: &[&'static str], secret: Option<&str>) {
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(AUTHORIZATION, HeaderValue::from_static(value));
-        }
-        assert_eq!(secret_of(&headers).ok(), secret.map(str::as_bytes), "{values:?}");
-    }
-
-    #[test]
-    fn reads_the_secret_of_a_bearer_header() {
-        check_secret(&["Bearer thk_x"], Some("thk_x"));
-        check_secret(&["bearer  thk_x "], Some("thk_x"));
-        check_secret(&[], None);
-        check_secret(&["Bearer"], None);
-        check_secret(&["Bearer "], None);
-        check_secret(&["Basic thk_x"], None);
-        check_secret(&["thk_x"], None);
-        check_secret(&["Bearer thk_x", "Bearer thk_y"], None);
     }
 }

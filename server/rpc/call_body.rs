@@ -10,7 +10,7 @@ use http::HeaderMap;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tracing::Span;
@@ -22,34 +22,30 @@ use crate::error::Error;
 pub(super) struct End {
     /// The caller's deadline.
     pub(super) deadline: Option<Instant>,
+    /// The end of the caller's key.
+    pub(super) key: Option<BoxFuture<'static, Error>>,
     /// The stop of the server.
     pub(super) stop: Option<CancellationToken>,
 }
 
 impl End {
-    /// Waits for the end; `None` if there is none to wait for.
-    fn wait(self) -> Option<BoxFuture<'static, Error>> {
-        if self.deadline.is_none() && self.stop.is_none() {
-            return None;
+    /// Waits for what cuts a stream off, whatever it still has to say.
+    fn cut(deadline: Option<Instant>, key: Option<BoxFuture<'static, Error>>) -> Option<BoxFuture<'static, Error>> {
+        let deadline = deadline.map(|deadline| {
+            Box::pin(async move {
+                tokio::time::sleep_until(deadline).await;
+                Error::DeadlineExceeded
+            }) as BoxFuture<'_, _>
+        });
+        match (deadline, key) {
+            (Some(deadline), Some(key)) => Some(Box::pin(async move {
+                tokio::select! {
+                    error = deadline => error,
+                    error = key => error,
+                }
+            })),
+            (deadline, key) => deadline.or(key),
         }
-        Some(Box::pin(async move {
-            let deadline = async {
-                match self.deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let stop = async {
-                match &self.stop {
-                    Some(stop) => stop.cancelled().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = deadline => Error::DeadlineExceeded,
-                () = stop => Error::ShuttingDown,
-            }
-        }))
     }
 }
 
@@ -91,7 +87,10 @@ impl Drop for Progress {
 /// The body of an answer.
 pub(super) struct CallBody {
     inner: Body,
-    end: Option<BoxFuture<'static, Error>>,
+    /// Ends the stream at once.
+    cut: Option<BoxFuture<'static, Error>>,
+    /// Ends the stream when it has nothing more to say.
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     is_ended: bool,
     progress: Progress,
     /// The call's place, given back with the body.
@@ -100,7 +99,17 @@ pub(super) struct CallBody {
 
 impl CallBody {
     pub(super) fn new(inner: Body, end: End, permit: Option<OwnedSemaphorePermit>, progress: Progress) -> Self {
-        Self { inner, end: end.wait(), is_ended: false, progress, _permit: permit }
+        let stop = end.stop.map(|stop| Box::pin(stop.cancelled_owned()));
+        Self { inner, cut: End::cut(end.deadline, end.key), stop, is_ended: false, progress, _permit: permit }
+    }
+
+    /// Ends the stream with an error.
+    fn end(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.is_ended = true;
+        let mut trailers = HeaderMap::new();
+        let written = self.progress.span.in_scope(|| Status::from(error)).add_header(&mut trailers);
+        self.progress.see_status(&trailers);
+        Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))))
     }
 }
 
@@ -113,7 +122,12 @@ impl HttpBody for CallBody {
         if this.is_ended {
             return Poll::Ready(None);
         }
-        // First what the stream has to say: the last state of a health watch comes before its end.
+        if let Some(cut) = &mut this.cut
+            && let Poll::Ready(error) = cut.as_mut().poll(context)
+        {
+            return this.end(error);
+        }
+        // Before the stop: the last state of a health watch comes before its end.
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) {
             if let Some(Ok(frame)) = &frame
                 && let Some(trailers) = frame.trailers_ref()
@@ -122,15 +136,12 @@ impl HttpBody for CallBody {
             }
             return Poll::Ready(frame);
         }
-        let Some(end) = &mut this.end else { return Poll::Pending };
-        let Poll::Ready(error) = end.as_mut().poll(context) else {
-            return Poll::Pending;
-        };
-        this.is_ended = true;
-        let mut trailers = HeaderMap::new();
-        Status::from(error).add_header(&mut trailers)?;
-        this.progress.see_status(&trailers);
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        if let Some(stop) = &mut this.stop
+            && stop.as_mut().poll(context).is_ready()
+        {
+            return this.end(Error::ShuttingDown);
+        }
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,6 +12,7 @@ use super::convert::{code, duration, parse_time, texts, timestamp};
 use super::page::Page;
 use crate::domain::delivery::{Attempt, Cause, Delivery, Reason, Source, State};
 use crate::domain::outcome::{Kind, Outcome};
+use crate::domain::request::Method;
 use crate::domain::webhook::WebhookState;
 use crate::error::{Error, Result, Violations};
 use crate::ids::{DeliveryId, WorkspaceId};
@@ -216,8 +217,11 @@ fn outcome_to_pb(outcome: &Outcome) -> pb::Outcome {
 
 /// A delivery on the wire.
 pub(super) fn to_pb(delivery: Delivery) -> pb::Delivery {
-    let (method, encoding) =
-        delivery.snapshot.as_ref().map_or((0, 0), |snapshot| (snapshot.method.code(), snapshot.encoding.code()));
+    let (method, encoding) = delivery.snapshot.as_ref().map_or((0, 0), |snapshot| match snapshot.method {
+        // A GET has no body to encode.
+        Method::Get => (snapshot.method.code(), 0),
+        Method::Post => (snapshot.method.code(), snapshot.encoding.code()),
+    });
     let parameters = delivery.snapshot.map(|snapshot| snapshot.parameters).unwrap_or_default();
     let parameters = parameters
         .into_iter()

@@ -18,9 +18,10 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
 
-use super::auth::{self, Access, Keys};
+use super::auth::{self, Access};
 use super::call;
 use super::call_body::{CallBody, End, Progress};
+use super::keys::{Identity, Keys};
 use crate::error::{self, Error, Result};
 use crate::ids::uuid_v7;
 
@@ -97,16 +98,18 @@ impl Edge {
         let span = span(&target, &request_id, request.headers());
         let mut progress = Progress::begin(span.clone());
         request.headers_mut().remove(&REQUEST_ID);
-        let end = End { deadline: None, stop: target.is_standard.then(|| self.stop.clone()) };
-        let (end, permit, response) = match self.admit(&target, request.headers(), end) {
+        let (mut end, permit, result) = match self.admit(&target, request.headers()) {
             Ok((end, permit)) => {
-                let response = self.answer(inner, request, &target, end.deadline).instrument(span).await;
-                (end, permit, response)
+                let result = self.answer(inner, request, &target, end.deadline).instrument(span).await;
+                (end, permit, result)
             }
             Err(error) => (End::default(), None, Err(error)),
         };
-        let mut response = match response {
-            Ok(response) => explain(response, &target),
+        let mut response = match result {
+            Ok((response, identity)) => {
+                end.key = identity.map(|identity| Box::pin(self.keys.clone().until_lost(identity)) as BoxFuture<'_, _>);
+                explain(response, &target)
+            }
             Err(error) => progress.span().in_scope(|| Status::from(error).into_http()),
         };
         progress.see_status(response.headers());
@@ -116,7 +119,7 @@ impl Edge {
     }
 
     /// Lets a call in, if there is room, and reads its deadline.
-    fn admit(&self, target: &Target, headers: &HeaderMap, end: End) -> Result<(End, Option<OwnedSemaphorePermit>)> {
+    fn admit(&self, target: &Target, headers: &HeaderMap) -> Result<(End, Option<OwnedSemaphorePermit>)> {
         let room = if target.is_stream { &self.streams } else { &self.calls };
         let permit = if target.is_probe {
             None
@@ -130,7 +133,8 @@ impl Edge {
         };
         // A time that can't be added to now never comes.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok((End { deadline, ..end }, permit))
+        let stop = target.is_standard.then(|| self.stop.clone());
+        Ok((End { deadline, stop, key: None }, permit))
     }
 
     /// Runs the call up to its deadline; past it, its work is dropped.
@@ -140,18 +144,20 @@ impl Edge {
         mut request: Request<Body>,
         target: &Target,
         deadline: Option<Instant>,
-    ) -> Result<Response<Body>>
+    ) -> Result<(Response<Body>, Option<Identity>)>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
         let work = async {
+            let mut identity = None;
             if let Some(access) = target.access {
-                let caller = self.keys.identify(request.headers()).await?;
-                access.check(&caller)?;
-                request.extensions_mut().insert(caller);
+                let known = self.keys.identify(request.headers()).await?;
+                access.check(&known.caller)?;
+                request.extensions_mut().insert(known.caller);
+                identity = target.is_stream.then_some(known);
             }
             let Ok(response) = inner.call(request).await;
-            Ok(response)
+            Ok((response, identity))
         };
         // What a panic leaves behind is this call's alone: what is shared is behind locks that recover.
         let work = AssertUnwindSafe(work).catch_unwind();

@@ -1,8 +1,8 @@
 //! The gRPC surface: which services there are, and what every call passes through before it reaches one.
 //!
 //! One file a service, one function an RPC: parse, transact, answer. The conversions of a noun stand under its service.
-//! A call comes in at [`connections`], passes [`web`] (CORS, gRPC-Web) and [`edge`] (span, bounds, deadline, panics, key),
-//! then reaches its service.
+//! A call comes in at `connections`, passes `web` (CORS, gRPC-Web) and `edge` (span, bounds, deadline, panics, key), then
+//! reaches its service.
 
 pub mod auth;
 mod call;
@@ -15,6 +15,7 @@ mod edge;
 mod event;
 mod field;
 mod health;
+mod keys;
 mod mask;
 mod page;
 mod repeat;
@@ -36,6 +37,7 @@ use tonic_reflection::server::Builder as Reflection;
 use tower::ServiceBuilder;
 
 pub use health::Health;
+pub use keys::Keys;
 
 use crate::automation::Assigner;
 use crate::dispatch::egress::Egress;
@@ -55,7 +57,7 @@ pub struct Services {
     /// The database.
     pub store: Store,
     /// The API keys.
-    pub keys: auth::Keys,
+    pub keys: Keys,
     /// Assigns tags for concurrent callers.
     pub assigner: Assigner,
     /// The log that watchers follow.

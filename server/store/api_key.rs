@@ -125,6 +125,26 @@ pub async fn find(db: &impl ConnectionTrait, hash: &[u8; 32]) -> Result<Option<G
     }))
 }
 
+/// What changes with every revocation, on any server: their number and the newest time. One of both alone wouldn't: two
+/// servers' clocks differ, and retention removes keys of deleted workspaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocations {
+    count: i64,
+    newest: Option<i64>,
+}
+
+/// How many keys were revoked, and when the newest.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn revocations(db: &impl ConnectionTrait) -> Result<Revocations> {
+    let sql = "SELECT COUNT(revoked_us) AS revoked, MAX(revoked_us) AS newest FROM api_keys";
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+    let row = row.ok_or_else(|| Error::internal("an aggregate without a row"))?;
+    Ok(Revocations { count: row.try_get("", "revoked")?, newest: row.try_get("", "newest")? })
+}
+
 /// Whether there is a root key.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! From a trigger to a request, its result and its outcome.
 
+use std::time::Duration;
+
 use taghook_client::v1::delivery::{Source, State};
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::trigger_decision::Decision;
@@ -7,7 +9,7 @@ use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Encoding, Method, Parameter};
 use taghook_client::v1::{DeliveryReason, WebhookEvent, attempt};
 
-use crate::support::{Answer, Database, OfficialLibrary, Process, Receiver, Taghook, Watch, both};
+use crate::support::{Answer, Database, Gate, OfficialLibrary, Process, Receiver, Taghook, Watch, both, within};
 
 fn parameter(name: &str, contact_field: &str) -> Parameter {
     let source = ValueSource::ContactField(contact_field.into());
@@ -77,6 +79,80 @@ both! {
         let delivery = t.delivery(&outcome.delivery_id).await;
         assert_eq!((delivery.state(), delivery.parameters.len()), (State::Suppressed, 0));
         assert_eq!(receiver.count(), 1);
+    }
+
+    /// The window is six hours from the last accepted trigger; exactly at its end the next one is accepted.
+    async fn the_cooldown_ends_after_six_hours(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let mut receiver = Receiver::start().await;
+        let contact = t.contact("ada@example.com").await;
+        let tag = t.tag("customer").await;
+        t.webhook(&receiver, &tag, |_| {}).await;
+        assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Scheduled);
+        clock.advance(Duration::from_hours(6) - Duration::from_micros(1));
+        assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Suppressed);
+        clock.advance(Duration::from_micros(1));
+        assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Scheduled);
+        let [first, second] = &receiver.recv_all(2).await[..] else { unreachable!() };
+        assert_ne!(first.webhook_id(), second.webhook_id());
+    }
+
+    async fn a_failed_attempt_is_repeated_under_the_same_id(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let mut receiver = Receiver::start().await;
+        receiver.answer_next([Answer::new(503, &[("retry-after", "60")], "busy"), Answer::reset()]);
+        let contact = t.contact("ada@example.com").await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |_| {}).await;
+        let mut watch = Watch::now(&t.client).await;
+        t.assign(&contact, &tag).await;
+
+        let first = receiver.recv().await;
+        let failed = watch.expect(Kind::AttemptFailed).await;
+        assert_eq!(failed.attempt.as_ref().unwrap().error_class(), attempt::ErrorClass::HttpStatus);
+        // As late as it asked for, jittered by 10 %, though the schedule says 5 s.
+        let wished = clock.advance_to(failed.next_attempt_time.unwrap());
+        assert!((Duration::from_secs(60)..=Duration::from_secs(66)).contains(&wished), "{wished:?}");
+        let second = receiver.recv().await;
+        let failed = watch.expect(Kind::AttemptFailed).await;
+        assert_eq!(failed.attempt.as_ref().unwrap().error_class(), attempt::ErrorClass::ConnectionReset);
+        let delay = clock.advance_to(failed.next_attempt_time.unwrap());
+        assert!((Duration::from_secs(270)..=Duration::from_secs(330)).contains(&delay), "5 min, jittered: {delay:?}");
+        let third = receiver.recv().await;
+        watch.expect(Kind::Delivered).await;
+
+        let secret = t.secret(&webhook).await;
+        assert_eq!(first.header("webhook-timestamp"), "1767225600");
+        assert_eq!(second.header("webhook-timestamp"), (1_767_225_600 + wished.as_secs()).to_string());
+        for received in [&first, &second, &third] {
+            assert_eq!((received.webhook_id(), &received.body), (first.webhook_id(), &first.body));
+            received.verify(&secret).unwrap();
+        }
+        let attempts = t.attempts(first.webhook_id()).await;
+        let statuses: Vec<_> = attempts.iter().map(|attempt| (attempt.number, attempt.status_code)).collect();
+        assert_eq!(statuses, [(1, 503), (2, 0), (3, 200)]);
+        assert_eq!(attempts[0].response_body, "busy");
+        assert_eq!((receiver.count(), receiver.try_recv().is_none()), (3, true));
+    }
+
+    async fn a_graceful_stop_lets_the_attempt_in_flight_finish(t: Taghook) {
+        let mut receiver = Receiver::start().await;
+        let gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
+        let contact = t.contact("ada@example.com").await;
+        let tag = t.tag("customer").await;
+        t.webhook(&receiver, &tag, |_| {}).await;
+        t.assign(&contact, &tag).await;
+        let received = receiver.recv().await;
+        assert_eq!(t.delivery(received.webhook_id()).await.state(), State::Sending);
+
+        let restarted = tokio::spawn(t.restart());
+        gate.open();
+        let t = within("the restart", restarted).await.unwrap();
+        assert_eq!(t.delivery(received.webhook_id()).await.state(), State::Delivered);
+        assert_eq!((receiver.count(), receiver.connections()), (1, 1));
     }
 
     /// The answer is durable: whoever is killed right after it still sends, under the same id.

@@ -8,8 +8,11 @@
     reason = "a test fails by a panic; clippy's allowance for tests doesn't reach the helpers of integration tests"
 )]
 
+mod access;
 mod cli;
+mod contacts;
 mod dispatch;
+mod outcomes;
 mod store;
 mod readme;
 mod support;

@@ -52,6 +52,7 @@ async fn every_line_of_the_tour_works_in_an_empty_folder() {
         .args(["--kill-after=5", "60", "bash", "-m"])
         .current_dir(folder.path())
         .env("PATH", path)
+        .env("TAGHOOK_LISTEN", format!("127.0.0.1:{server}"))
         .stdin(script_file(folder.path(), &script))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

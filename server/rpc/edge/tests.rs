@@ -5,8 +5,11 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::clock::{Clock, Entropy};
+use crate::domain::workspace::{ApiKey, Scope};
+use crate::ids::{ApiKeyId, TypedId};
 use crate::secrets::Sealer;
 use crate::store::Store;
+use crate::store::api_key::{self, Secret};
 use crate::store::open::OpenOptions;
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -173,4 +176,37 @@ fn reads_the_timeout_of_a_call() {
     for bad in ["", "S", "1", "100000000S", "1s", "-1S", "+1S", "1.5S", " 1S", "1Sé", "é"] {
         check_timeout(bad, None);
     }
+}
+
+/// A key that was revoked on another server: this one hears of it when it looks.
+#[tokio::test]
+async fn an_open_stream_ends_with_its_key() {
+    let (edge, _folder) = edge(1).await;
+    let keys = edge.keys.clone();
+    let store = keys.store().clone();
+    let secret = Secret::generate(store.entropy());
+    let key = ApiKey {
+        id: ApiKeyId::generate(store.clock().now(), store.entropy()),
+        workspace_id: Some(store.facts().default_workspace),
+        name: "watcher".to_owned(),
+        scopes: [Scope::Read].into_iter().collect(),
+        secret_prefix: String::new(),
+        created: store.clock().now(),
+        expires: None,
+        revoked: None,
+    };
+    let (new, proof) = (&key, &secret);
+    store.write("insert", |tx| async move { api_key::insert(&tx, new, proof).await }).await.unwrap();
+
+    let streaming = tower::service_fn(|_: Request<Body>| async { Ok(endless()) });
+    let mut watch = request("/taghook.v1.DeliveryService/StreamOutcomes", &[]);
+    let bearer = HeaderValue::from_str(&format!("Bearer {}", secret.expose())).unwrap();
+    watch.headers_mut().insert("authorization", bearer);
+    let watched = EdgeLayer(Arc::new(edge)).layer(streaming).oneshot(watch).await.unwrap();
+    let stop = CancellationToken::new();
+    let following = tokio::spawn(keys.follow(stop.clone()));
+    store.write("revoke", |tx| async move { api_key::revoke(&tx, new.id).await }).await.unwrap();
+    check_status(&status_of(watched).await, Code::Unauthenticated, "UNAUTHENTICATED");
+    stop.cancel();
+    following.await.unwrap();
 }

@@ -309,8 +309,9 @@ async fn write(stream: &mut TcpStream, answer: Answer) -> bool {
         Act::Write(bytes) => stream.write_all(&bytes).await.is_ok(),
         Act::Drip { head, body, pause } => {
             let mut is_open = stream.write_all(&head).await.is_ok();
+            let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
             for byte in body {
-                tokio::time::sleep(pause).await;
+                pace.tick().await;
                 is_open = is_open && stream.write_all(&[byte]).await.is_ok();
             }
             is_open

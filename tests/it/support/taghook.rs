@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost_types::Timestamp;
 use taghook::clock::{Clock, Entropy, ManualClock};
 use taghook::config::Config;
 use taghook::domain::time::Micros;
@@ -34,6 +35,13 @@ pub(crate) struct Database {
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
+}
+
+/// Moves a server's clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Hand {
+    clock: Clock,
+    hand: ManualClock,
 }
 
 /// A running server with what a test needs of it. It ends when it is dropped, as if it had crashed.
@@ -107,15 +115,30 @@ impl FromDatabase for Database {
 
 impl Settings {
     /// With a clock that stands until the test moves it.
-    pub(crate) fn with_manual_clock(mut self) -> (Self, ManualClock) {
+    pub(crate) fn with_manual_clock(mut self) -> (Self, Hand) {
         let (clock, hand) = Clock::manual(MANUAL_START);
-        self.clock = clock;
-        (self, hand)
+        self.clock = clock.clone();
+        (self, Hand { clock, hand })
     }
 
     async fn start(&self) -> Server {
         let environment = Environment { clock: self.clock.clone(), entropy: Entropy::system() };
         Server::start(&self.config, environment).await.expect("a server")
+    }
+}
+
+impl Hand {
+    /// Moves the clock forward.
+    pub(crate) fn advance(&self, by: Duration) {
+        self.hand.advance(by);
+    }
+
+    /// Moves the clock forward to a time; how far that was.
+    pub(crate) fn advance_to(&self, time: Timestamp) -> Duration {
+        let time = Micros::from_unix(time.seconds, time.nanos).expect("a time");
+        let by = time.saturating_since(self.clock.now());
+        self.advance(by);
+        by
     }
 }
 
