@@ -357,14 +357,23 @@ fn is_connection_problem(error: &DbErr) -> bool {
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed => true,
-                // Classes 08 (connection), 53 (resources) and 57 (shutdown, crash, cannot_connect_now) of PostgreSQL.
-                sqlx::Error::Database(database) => database
-                    .code()
-                    .is_some_and(|code| code.starts_with("08") || code.starts_with("53") || code.starts_with("57P")),
+                sqlx::Error::Database(database) => database.code().is_some_and(|code| is_absence(&code)),
                 _ => false,
             }
         }
         _ => false,
+    }
+}
+
+/// Whether a code says that the database can't work now. PostgreSQL, whose codes have five characters: classes 08
+/// (connection), 53 (resources) and 57 (shutdown, crash, statement_timeout), and 25P03
+/// (idle_in_transaction_session_timeout). SQLite: IOERR and its kinds, and FULL.
+fn is_absence(code: &str) -> bool {
+    const SQLITE_IOERR: i32 = 10;
+    const SQLITE_FULL: i32 = 13;
+    match code.parse::<i32>() {
+        Ok(sqlite) if code.len() < 5 => matches!(sqlite & 0xff, SQLITE_IOERR | SQLITE_FULL),
+        _ => code.starts_with("08") || code.starts_with("53") || code.starts_with("57") || code == "25P03",
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::automation::Assigner;
@@ -21,7 +22,8 @@ use crate::lifecycle::{Forced, Lifecycle, Signals, TaskDied};
 use crate::outcomes::OutcomeLog;
 use crate::rpc::{self, Health, Keys, ServeError, Services};
 use crate::secrets::{self, Sealer};
-use crate::store::lease::{self, HEARTBEAT_EVERY, Handover};
+use crate::store::heartbeat::{self, HEARTBEAT_EVERY, Watchman};
+use crate::store::lease::Handover;
 use crate::store::open::{OpenError, OpenOptions};
 use crate::store::{Store, Tx};
 
@@ -200,7 +202,7 @@ impl Server {
         self.health.close().await;
         let finished = self.lifecycle.finish(self.grace, force).await;
         let server = self.store.local().server();
-        let leave = self.store.write("leave", |tx: Tx| async move { lease::leave(&tx, server).await });
+        let leave = self.store.write("leave", |tx: Tx| async move { heartbeat::leave(&tx, server).await });
         match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(error = chain(&error), "the database wasn't told of the stop"),
@@ -269,17 +271,13 @@ async fn listen(store: Store, url: String, stop: CancellationToken) {
 
 /// Keeps this server's leases, and frees those of dead servers, until `stop`.
 async fn beat(store: Store, stop: CancellationToken) {
-    let server = store.local().server();
+    let mut watchman = Watchman::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(HEARTBEAT_EVERY) => {}
         }
-        let beat = |tx: Tx| async move {
-            lease::beat(&tx, server).await?;
-            lease::bury_dead(&tx, server).await
-        };
-        if let Err(error) = store.write("heartbeat", beat).await {
+        if let Err(error) = heartbeat::beat(&store, &mut watchman, Instant::now()).await {
             tracing::debug!(error = chain(&error), "no heartbeat");
         }
     }

@@ -129,7 +129,8 @@ impl Plan {
     fn touch(&mut self, item: &Item<'_>, prepared: &Arc<PreparedWebhook>) {
         let webhook = &prepared.webhook;
         let definition = &webhook.definition;
-        let activating = item.tags.iter().zip(&self.tags).filter(|(tag, _)| definition.activation_tag_ids.contains(&tag.id));
+        let activating =
+            item.tags.iter().zip(&self.tags).filter(|(tag, _)| definition.activation_tag_ids.contains(&tag.id));
         let activating: Vec<(&Arc<Tag>, &AssignedTag)> = activating.collect();
         let marks: Vec<TagMark> = activating
             .iter()

@@ -83,7 +83,9 @@ impl AssignerWork {
 /// Commits a batch and tells each caller what became of it.
 async fn commit(store: &Store, batch: Vec<Wish>) {
     let wishes: Vec<_> = batch.iter().map(|wish| (&wish.assignment, wish.key.as_ref())).collect();
-    let results = match assign_each(store, &wishes).await {
+    // Whoever has gone away, and might call again without a request id, gets nothing behind their back.
+    let is_wanted = |index: usize| batch.get(index).is_some_and(|wish| !wish.answer.is_closed());
+    let results = match assign_each(store, &wishes, is_wanted).await {
         Ok(results) => results,
         Err(error) => wishes.iter().map(|_| Err(repeated(&error))).collect(),
     };
@@ -93,8 +95,8 @@ async fn commit(store: &Store, batch: Vec<Wish>) {
     }
 }
 
-/// Assigns tags for several requests in one transaction; if it fails as a whole, each alone, so that one doesn't harm its
-/// neighbours.
+/// Assigns tags for several requests in one transaction; if it fails as a whole, each alone that is still wanted, so that
+/// one doesn't harm its neighbours.
 ///
 /// # Errors
 ///
@@ -102,6 +104,7 @@ async fn commit(store: &Store, batch: Vec<Wish>) {
 pub async fn assign_each(
     store: &Store,
     wishes: &[(&Assignment, Option<&RequestKey>)],
+    is_wanted: impl Fn(usize) -> bool,
 ) -> Result<Vec<Result<Assigned>>> {
     if wishes.is_empty() {
         return Ok(Vec::new());
@@ -113,7 +116,11 @@ pub async fn assign_each(
         Err(error) => {
             tracing::debug!(error = crate::error::chain(&error), size = wishes.len(), "a batch failed, each alone");
             let mut results = Vec::with_capacity(wishes.len());
-            for wish in wishes {
+            for (index, wish) in wishes.iter().enumerate() {
+                if !is_wanted(index) {
+                    results.push(Err(Error::DeadlineExceeded));
+                    continue;
+                }
                 let alone = commit_together(store, std::slice::from_ref(wish)).await;
                 results.push(alone.and_then(|mut results| results.pop().unwrap_or(Err(Error::ShuttingDown))));
             }
@@ -151,8 +158,9 @@ async fn commit_together(
 
 async fn commit_once(tx: Tx, wishes: &[(&Assignment, Option<&RequestKey>)]) -> Result<Vec<Result<Assigned>>> {
     let keys: Vec<&RequestKey> = wishes.iter().filter_map(|(_, key)| *key).collect();
-    let known = request::find(tx.db(), &keys).await?;
-    let known: HashMap<&RequestKey, _> = keys.iter().copied().zip(known).filter_map(|(key, known)| Some((key, known?))).collect();
+    let known = request::find(tx.db(), &keys, tx.now()).await?;
+    let known: HashMap<&RequestKey, _> =
+        keys.iter().copied().zip(known).filter_map(|(key, known)| Some((key, known?))).collect();
 
     // The first of each request id is run; its doubles in the batch get its answer.
     let mut first: HashMap<(&str, &str, uuid::Uuid), usize> = HashMap::new();
@@ -166,15 +174,20 @@ async fn commit_once(tx: Tx, wishes: &[(&Assignment, Option<&RequestKey>)]) -> R
             fresh.push(index);
         }
     }
-    let assignments: Vec<Assignment> = fresh.iter().filter_map(|index| wishes.get(*index)).map(|(wish, _)| (*wish).clone()).collect();
-    let results: HashMap<usize, Result<Arc<Assigned>>> =
-        fresh.into_iter().zip(assign(&tx, &assignments).await?.into_iter().map(|result| result.map(Arc::new))).collect();
+    let assignments: Vec<Assignment> =
+        fresh.iter().filter_map(|index| wishes.get(*index)).map(|(wish, _)| (*wish).clone()).collect();
+    let results: HashMap<usize, Result<Arc<Assigned>>> = fresh
+        .into_iter()
+        .zip(assign(&tx, &assignments).await?.into_iter().map(|result| result.map(Arc::new)))
+        .collect();
     remember(&tx, wishes, &results).await?;
     let mut results = results;
     let mut answers = Vec::with_capacity(wishes.len());
     for (index, (_, key)) in wishes.iter().enumerate() {
         let answer = match key.and_then(|key| Some((key, known.get(key)?))) {
-            Some((key, remembered)) => key.answer_of(remembered).and_then(|ids| serde_json::from_str(&ids).map_err(Error::internal)),
+            Some((key, remembered)) => {
+                key.answer_of(remembered).and_then(|ids| serde_json::from_str(&ids).map_err(Error::internal))
+            }
             None => own_or_doubled(index, *key, wishes, &first, &mut results),
         };
         answers.push(answer);
@@ -205,7 +218,8 @@ fn own_or_doubled(
     first: &HashMap<(&str, &str, uuid::Uuid), usize>,
     results: &mut HashMap<usize, Result<Arc<Assigned>>>,
 ) -> Result<Assigned> {
-    let owner = key.and_then(|key| first.get(&(key.method, key.request_id.as_str(), key.workspace))).copied().unwrap_or(index);
+    let owner =
+        key.and_then(|key| first.get(&(key.method, key.request_id.as_str(), key.workspace))).copied().unwrap_or(index);
     if owner != index {
         let same_body = wishes.get(owner).and_then(|(_, first)| *first) == key;
         if !same_body {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::fire::{TagMark, Trigger};
 use super::Origin;
+use super::fire::{TagMark, Trigger};
 use crate::domain::delivery::{Reason, State};
 use crate::error::Result;
 use crate::ids::WorkspaceId;
@@ -40,7 +40,9 @@ pub async fn promote(
             finish(tx, &delivery, State::Skipped, reason).await?;
             continue;
         }
-        let Some(event) = webhook.webhook.definition.events.iter().find(|event| event.id == delivery.reference.webhook_event_id) else {
+        let Some(event) =
+            webhook.webhook.definition.events.iter().find(|event| event.id == delivery.reference.webhook_event_id)
+        else {
             finish(tx, &delivery, State::Cancelled, Reason::WebhookEventRemoved).await?;
             continue;
         };

@@ -12,11 +12,11 @@ use crate::domain::time::Micros;
 use crate::domain::webhook::CooldownPolicy;
 use crate::error::Result;
 use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookEventId, WorkspaceId};
+use crate::store::Tx;
 use crate::store::config::{PreparedWebhook, WorkspaceConfig};
 use crate::store::cooldown::{self, Claim, WindowKey};
 use crate::store::delivery::NewDelivery;
 use crate::store::delivery::queue::{self, Coalesced, Deferral};
-use crate::store::Tx;
 use crate::store::lease::Job;
 
 /// A webhook that is set off for a contact.
@@ -122,7 +122,10 @@ impl Firing<'_> {
         self.remember(taken);
         let end_of = |indexes: &Vec<usize>| {
             let trigger = self.triggers.get(*indexes.first()?)?;
-            trigger.events().find_map(|event| self.deferrals.get(&(event.id, trigger.contact.id))).map(|deferral| deferral.due)
+            trigger
+                .events()
+                .find_map(|event| self.deferrals.get(&(event.id, trigger.contact.id)))
+                .map(|deferral| deferral.due)
         };
         Ok(windows.iter().filter_map(|(key, indexes)| Some((*key, end_of(indexes)?))).collect())
     }
@@ -230,7 +233,8 @@ impl Firing<'_> {
         let webhooks: HashMap<_, _> =
             self.triggers.iter().map(|trigger| (trigger.webhook.webhook.id, &trigger.webhook)).collect();
         for delivery in deliveries.iter_mut().filter(|delivery| delivery.state == State::Waiting) {
-            let Some((permit, webhook)) = self.tx.store().local().try_permit().zip(webhooks.get(&delivery.webhook_id)) else {
+            let Some((permit, webhook)) = self.tx.store().local().try_permit().zip(webhooks.get(&delivery.webhook_id))
+            else {
                 self.tx.announce_work();
                 return;
             };
@@ -241,7 +245,12 @@ impl Firing<'_> {
     }
 
     /// The answer to a trigger, and the outcomes of what isn't sent.
-    fn answer(&self, trigger: &Trigger, verdict: Verdict, new: &mut impl Iterator<Item = NewDelivery>) -> TriggerDecision {
+    fn answer(
+        &self,
+        trigger: &Trigger,
+        verdict: Verdict,
+        new: &mut impl Iterator<Item = NewDelivery>,
+    ) -> TriggerDecision {
         let (decision, reason, kind) = match verdict {
             Verdict::Scheduled => (Decision::Scheduled, Reason::None, None),
             Verdict::Deferred(_) => (Decision::Deferred, Reason::Cooldown, Some(Kind::Deferred)),

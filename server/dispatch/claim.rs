@@ -7,8 +7,9 @@ use crate::automation::defer;
 use crate::domain::delivery::{Reason, State};
 use crate::error::Result;
 use crate::ids::WorkspaceId;
+use crate::store::delivery::LeasedDelivery;
 use crate::store::delivery::end::{self, Which};
-use crate::store::delivery::{LeasedDelivery, queue};
+use crate::store::delivery::queue::{self, Look};
 use crate::store::{Store, Tx, extra_attempt};
 
 /// What a claim found.
@@ -20,11 +21,11 @@ pub(super) struct Claimed {
 }
 
 /// Leases up to `limit` deliveries that are due. Those of webhooks that don't send are put aside.
-pub(super) async fn claim(store: &Store, limit: usize) -> Result<Claimed> {
+pub(super) async fn claim(store: &Store, limit: usize, look: Look) -> Result<Claimed> {
     store
         .write("claim", |tx| async move {
             tx.gate_shared().await?;
-            let mut leased = queue::claim(&tx, limit).await?;
+            let mut leased = queue::claim(&tx, limit, look).await?;
             let room = limit.saturating_sub(leased.len());
             if room > 0 {
                 leased.extend(extra_attempt::claim(&tx, room).await?);
@@ -69,7 +70,8 @@ async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>) -> Result<Vec<Ready>> {
     let (mut parked, mut parked_extra) = (Vec::new(), Vec::new());
     for delivery in leased {
         let config = configs.get(&delivery.workspace_id);
-        let Some((config, webhook)) = config.and_then(|config| Some((config, config.webhook(delivery.webhook_id)?))) else {
+        let Some((config, webhook)) = config.and_then(|config| Some((config, config.webhook(delivery.webhook_id)?)))
+        else {
             end_orphan(tx, &delivery).await?;
             continue;
         };

@@ -14,8 +14,8 @@ mod attempt;
 mod claim;
 pub mod egress;
 pub mod request;
-pub mod send;
 pub mod retention;
+pub mod send;
 mod settle;
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::domain::time::Micros;
 use crate::error::{Result, chain};
-use crate::store::delivery::queue;
+use crate::store::delivery::queue::{self, Look};
 use crate::store::lease::{Handover, Job, Permit};
 use crate::store::{Store, delivery::LeasedDelivery};
 use send::Sender;
@@ -63,7 +63,8 @@ impl Dispatcher {
         let (finished, queue) = mpsc::channel(SETTLE_QUEUE);
         let settler = tokio::spawn(settle::run(self.store.clone(), queue, hard.clone()));
         let attempts = TaskTracker::new();
-        let crew = Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
+        let crew =
+            Crew { store: self.store.clone(), sender: self.sender.clone(), finished, attempts: attempts.clone() };
         self.work(&crew, &soft).await;
 
         self.store.local().close();
@@ -90,9 +91,9 @@ impl Dispatcher {
                 biased;
                 () = soft.cancelled() => return,
                 Some(handover) = self.handovers.recv() => crew.take(handover).await,
-                () = agenda.is_time(&self.store) => {
+                look = agenda.is_time(&self.store) => {
                     let Some(permit) = first_permit(&self.store, &mut self.handovers, crew, soft).await else { return };
-                    agenda.next = crew.claim(permit).await;
+                    agenda.next = crew.claim(permit, look).await;
                 }
             }
         }
@@ -120,29 +121,34 @@ async fn first_permit(
 struct Agenda {
     wakes: watch::Receiver<u64>,
     next: NextLook,
+    /// When everything is looked at again. Looks in between don't put it off.
+    poll: Instant,
 }
 
 enum NextLook {
-    Now,
+    Now(Look),
     /// When the next delivery is due, if one is, but not later than the poll.
-    Due(Option<Micros>, Instant),
+    Due(Option<Micros>),
     /// Whatever happens.
     At(Instant),
 }
 
 impl Agenda {
     fn new(store: &Store) -> Self {
-        Self { wakes: store.wakes().watch_dispatch(), next: NextLook::Now }
+        Self { wakes: store.wakes().watch_dispatch(), next: NextLook::Now(Look::Full), poll: Instant::now() }
     }
 
-    /// Returns when it is time to look. The wake is armed anew before the look, so that what is committed during it isn't
-    /// missed.
-    async fn is_time(&mut self, store: &Store) {
-        match &self.next {
-            NextLook::Now => {}
-            NextLook::At(time) => tokio::time::sleep_until(*time).await,
-            NextLook::Due(due, poll) => {
-                let (due, poll) = (*due, *poll);
+    /// Returns when it is time to look, and how far back. The wake is armed anew before the look, so that what is committed
+    /// during it isn't missed.
+    async fn is_time(&mut self, store: &Store) -> Look {
+        let look = match &self.next {
+            NextLook::Now(look) => *look,
+            NextLook::At(time) => {
+                tokio::time::sleep_until(*time).await;
+                Look::Full
+            }
+            NextLook::Due(due) => {
+                let due = *due;
                 let is_due = async {
                     match due {
                         Some(due) => store.clock().sleep_until(due).await,
@@ -150,13 +156,20 @@ impl Agenda {
                     }
                 };
                 tokio::select! {
-                    () = is_due => {}
-                    _ = self.wakes.changed() => {}
-                    () = tokio::time::sleep_until(poll) => {}
+                    // First, so that neither wakes nor what is due keep it from coming.
+                    biased;
+                    () = tokio::time::sleep_until(self.poll) => Look::Full,
+                    // A clock that has leapt leaves it further behind than a recent look sees.
+                    () = is_due => due.map_or(Look::Recent, |due| Look::reaching(due, store.clock().now())),
+                    _ = self.wakes.changed() => Look::Recent,
                 }
             }
-        }
+        };
         self.wakes.borrow_and_update();
+        if look == Look::Full {
+            self.poll = Instant::now() + POLL_EVERY;
+        }
+        look
     }
 }
 
@@ -195,19 +208,19 @@ impl Crew {
     }
 
     /// Claims as many deliveries as there are permits, and starts them. Answers with when to look again.
-    async fn claim(&self, first: Permit) -> NextLook {
+    async fn claim(&self, first: Permit, look: Look) -> NextLook {
         let mut permits = vec![first];
         while permits.len() < MAX_CLAIM {
             let Some(permit) = self.store.local().try_permit() else { break };
             permits.push(permit);
         }
         let wanted = permits.len();
-        let next = match claim::claim(&self.store, wanted).await {
+        let next = match claim::claim(&self.store, wanted, look).await {
             Ok(claimed) => {
                 for ((delivery, webhook), permit) in claimed.ready.into_iter().zip(permits) {
                     self.start(Job { permit: permit.hold(&delivery), delivery, webhook });
                 }
-                if claimed.count < wanted { self.next_due().await } else { Ok(NextLook::Now) }
+                if claimed.count < wanted { self.next_due(look).await } else { Ok(NextLook::Now(look)) }
             }
             Err(error) => Err(error),
         };
@@ -217,8 +230,8 @@ impl Crew {
         })
     }
 
-    async fn next_due(&self) -> Result<NextLook> {
-        Ok(NextLook::Due(queue::next_due(self.store.read()).await?, Instant::now() + POLL_EVERY))
+    async fn next_due(&self, look: Look) -> Result<NextLook> {
+        Ok(NextLook::Due(queue::next_due(self.store.read(), self.store.clock().now(), look).await?))
     }
 
     async fn reclaim(&self) -> Result<()> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Result, chain};
-use crate::store::Store;
 use crate::store::retention::{self, STEP, Walk};
+use crate::store::{Store, contact_tag};
 
 /// How often old rows are looked for.
 const EVERY: Duration = Duration::from_secs(60);
@@ -56,6 +56,7 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
     }
     repeat(|| retention::held_deliveries(store, settings.deliveries)).await?;
     repeat(|| retention::requests(store)).await?;
+    repeat(|| async { Ok(if contact_tag::remove_deleted(store).await? { STEP } else { 0 }) }).await?;
     repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await?;
     *cooldowns = retention::cooldowns(store, settings.cooldowns, *cooldowns).await?;
     Ok(())

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::delivery::{Reason, Source};
 use crate::domain::retry::{Next, Verdict};
-use crate::error::{Result, chain};
+use crate::error::{Error, Result, chain};
 use crate::ids::{WebhookId, WorkspaceId};
 use crate::store::delivery::settle::{Settlement, settle};
 use crate::store::lease::Permit;
@@ -17,7 +17,8 @@ use crate::store::{Store, Tx, webhook};
 /// The most attempts of one transaction.
 const MAX_BATCH: usize = 256;
 /// The waits before a batch that failed is written again; the last one is repeated.
-const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(1)];
+const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), LAST_PAUSE];
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// An attempt that was made.
 pub(super) struct Finished {
@@ -48,12 +49,51 @@ pub(super) async fn run(store: Store, mut queue: Receiver<Finished>, hard: Cance
     }
 }
 
-/// Writes a batch, however long the database is away: a result that were dropped would be sent again.
+/// Writes a batch, however long the database is away: a result that were dropped would be sent again. A batch that the
+/// database refuses is written one by one, so that what is wrong with one harms no other.
 async fn persist(store: &Store, batch: &[Finished]) {
+    match persist_together(store, batch).await {
+        Ok(()) => {}
+        Err(_) if batch.len() > 1 => {
+            for finished in batch {
+                if let Err(error) = persist_together(store, std::slice::from_ref(finished)).await {
+                    persist_bare(store, finished, &error).await;
+                }
+            }
+        }
+        Err(error) => {
+            for finished in batch {
+                persist_bare(store, finished, &error).await;
+            }
+        }
+    }
+}
+
+/// Writes an attempt that the database refuses without the texts that came from outside.
+async fn persist_bare(store: &Store, finished: &Finished, error: &Error) {
+    tracing::error!(delivery = %finished.settlement.reference.id, error = chain(error), "an attempt can't be recorded whole");
+    let mut bare = finished.settlement.clone();
+    bare.attempt.url.clear();
+    bare.attempt.response_body.clear();
+    bare.attempt.response_location.clear();
+    bare.attempt.error_detail.clear();
+    let bare = std::slice::from_ref(&bare);
+    let settled = store.write("settle_bare", |tx| async move { settle(&tx, bare).await }).await;
+    if let Err(error) = settled {
+        tracing::error!(delivery = %finished.settlement.reference.id, error = chain(&error), "an attempt can't be recorded");
+    }
+}
+
+/// Writes a batch, as often as it takes while the database is away.
+///
+/// # Errors
+///
+/// The database refuses the batch: another try would end the same way.
+async fn persist_together(store: &Store, batch: &[Finished]) -> Result<()> {
     let mut pauses = PAUSES.into_iter();
     let mut pause = Duration::ZERO;
     loop {
-        match write(store, batch).await {
+        let error = match write(store, batch).await {
             Ok(failing) => {
                 if batch.iter().any(|finished| finished.settlement.next.due().is_some()) {
                     // The retry may be due before what the dispatcher sleeps until. Other servers find it by their poll.
@@ -62,14 +102,15 @@ async fn persist(store: &Store, batch: &[Finished]) {
                 for (workspace, webhook) in failing {
                     disable(store, workspace, webhook).await;
                 }
-                return;
+                return Ok(());
             }
-            Err(error) => {
-                tracing::debug!(error = chain(&error), size = batch.len(), "attempts can't be settled yet");
-                pause = pauses.next().unwrap_or(pause);
-                tokio::time::sleep(pause).await;
-            }
-        }
+            Err(error @ Error::Internal(_)) => return Err(error),
+            Err(error @ Error::Database(_)) if pause >= LAST_PAUSE => return Err(error),
+            Err(error) => error,
+        };
+        tracing::debug!(error = chain(&error), size = batch.len(), "attempts can't be settled yet");
+        pause = pauses.next().unwrap_or(pause);
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -85,7 +126,9 @@ async fn write(store: &Store, batch: &[Finished]) -> Result<Vec<(WorkspaceId, We
     let (succeeded, failed) = &results(batch);
     store
         .write("settle", |tx| async move {
-            if !gone.is_empty() {
+            if gone.is_empty() {
+                tx.gate_shared().await?;
+            } else {
                 tx.gate_exclusive().await?;
             }
             settle(&tx, settlements).await?;

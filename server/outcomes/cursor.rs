@@ -35,7 +35,8 @@ pub fn encode(facts: &Facts, workspace: WorkspaceId, position: Position) -> Stri
 pub fn decode(facts: &Facts, workspace: WorkspaceId, text: &str) -> Result<Position> {
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Error::CursorInvalid)?;
     let (given, given_mac) = bytes.split_at_checked(BODY_BYTES).ok_or(Error::CursorInvalid)?;
-    let position = given.last_chunk::<8>().map(|bytes| Position(i64::from_be_bytes(*bytes))).ok_or(Error::CursorInvalid)?;
+    let position =
+        given.last_chunk::<8>().map(|bytes| Position(i64::from_be_bytes(*bytes))).ok_or(Error::CursorInvalid)?;
     let is_ours = given == body(facts, workspace, position);
     let is_authentic = bool::from(mac(facts, given).ct_eq(given_mac));
     if is_ours && is_authentic { Ok(position) } else { Err(Error::CursorInvalid) }

@@ -316,7 +316,8 @@ impl Watcher {
         let filter = &self.filter;
         let delivery = outcome.delivery.as_ref();
         let is_contact = || delivery.is_some_and(|delivery| filter.contact_ids.contains(&delivery.contact_id));
-        let is_tag = || delivery.is_some_and(|delivery| delivery.tag_ids.iter().any(|tag| filter.tag_ids.contains(tag)));
+        let is_tag =
+            || delivery.is_some_and(|delivery| delivery.tag_ids.iter().any(|tag| filter.tag_ids.contains(tag)));
         (filter.webhook_ids.is_empty() || filter.webhook_ids.contains(&outcome.webhook_id))
             && (filter.contact_ids.is_empty() || is_contact())
             && (filter.kinds.is_empty() || filter.kinds.contains(&outcome.kind))

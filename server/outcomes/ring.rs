@@ -60,7 +60,8 @@ impl Ring {
         }
         let start = inner.entries.partition_point(|(entry, _)| *entry <= position);
         let entries: Vec<Entry> = inner.entries.range(start..).take(limit).cloned().collect();
-        let covered = if entries.len() < limit { inner.head } else { entries.last().map_or(position, |(last, _)| *last) };
+        let covered =
+            if entries.len() < limit { inner.head } else { entries.last().map_or(position, |(last, _)| *last) };
         Found::Entries(entries, covered.max(position))
     }
 }
@@ -93,7 +94,9 @@ mod tests {
     fn check(ring: &Ring, after: i64, limit: usize, expected: Option<(&[i64], i64)>) {
         let found = match ring.after(Position(after), limit) {
             Found::TooOld(_) => None,
-            Found::Entries(entries, covered) => Some((entries.iter().map(|(position, _)| position.0).collect(), covered.0)),
+            Found::Entries(entries, covered) => {
+                Some((entries.iter().map(|(position, _)| position.0).collect(), covered.0))
+            }
         };
         assert_eq!(found, expected.map(|(positions, covered): (&[i64], i64)| (positions.to_vec(), covered)));
     }

@@ -113,10 +113,9 @@ impl Keys {
     pub(super) async fn until_lost(self, identity: Identity) -> Error {
         let mut revoked = self.0.revoked.subscribe();
         loop {
-            match self.look_up(identity.hash).await {
-                Err(error @ Error::Unauthenticated(_)) => return error,
-                // While the database is away, nobody knows better.
-                Ok(_) | Err(_) => {}
+            // While the database is away, nobody knows better.
+            if let Err(error @ Error::Unauthenticated(_)) = self.look_up(identity.hash).await {
+                return error;
             }
             let expiry = async {
                 match identity.expires {

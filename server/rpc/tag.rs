@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
-use super::convert::{code, timestamp};
+use super::convert::{code, refuse_nul, timestamp};
 use super::mask;
 use super::page::Page;
 use crate::domain::tag::{Tag, TagKind};
@@ -51,6 +51,7 @@ impl pb::tag_service_server::TagService for Services {
         let pb::ListTagsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
         let page = Page::<TagId>::read(page_size, &page_token, "tags", filter.as_ref(), &mut call.violations);
         let filter = filter.unwrap_or_default();
+        refuse_nul("filter.name_prefix", &filter.name_prefix, &mut call.violations);
         let filter = store::tag::TagFilter {
             kinds: filter.kinds().filter_map(kind_of).collect(),
             name_prefix: filter.name_prefix,
@@ -148,7 +149,7 @@ async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: b
         webhook.updated = tx.now();
         store::webhook::update(tx, &webhook).await?;
     }
-    store::contact_tag::remove_tag(tx, id).await?;
+    store::contact_tag::remove_tag(tx, workspace, id).await?;
     store::tag::delete(tx, workspace, id).await
 }
 
@@ -168,6 +169,8 @@ fn merge(mut tag: pb::Tag, given: &pb::Tag, paths: &[String]) -> pb::Tag {
 fn parse(tag: &pb::Tag, id: TagId, updated: Micros, version: i64) -> Result<Tag> {
     let mut violations = Violations::default();
     violations.check_rules("tag", tag)?;
+    refuse_nul("tag.name", &tag.name, &mut violations);
+    refuse_nul("tag.description", &tag.description, &mut violations);
     violations.finish()?;
     Ok(Tag {
         id,

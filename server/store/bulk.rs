@@ -76,7 +76,11 @@ impl Bulk {
     }
 
     /// Runs a statement whose text says where the table of the rows goes.
-    pub(super) async fn execute(self, db: &impl ConnectionTrait, sql: impl FnOnce(&str) -> String) -> Result<u64, DbErr> {
+    pub(super) async fn execute(
+        self,
+        db: &impl ConnectionTrait,
+        sql: impl FnOnce(&str) -> String,
+    ) -> Result<u64, DbErr> {
         Ok(db.execute_raw(self.statement(sql)).await?.rows_affected())
     }
 
@@ -110,7 +114,8 @@ impl Bulk {
         }
         let rows: Vec<Vec<serde_json::Value>> =
             (0..self.len()).map(|row| self.columns.iter().map(|(_, cells)| cells.json(row)).collect()).collect();
-        let json = serde_json::Value::from(rows.into_iter().map(serde_json::Value::from).collect::<Vec<_>>()).to_string();
+        let json =
+            serde_json::Value::from(rows.into_iter().map(serde_json::Value::from).collect::<Vec<_>>()).to_string();
         (format!("(SELECT {list} FROM json_each($1)) AS r"), vec![json.into()])
     }
 

@@ -180,7 +180,8 @@ impl Tx {
     pub async fn config_changed(&self, workspace: WorkspaceId) -> Result<()> {
         self.effects().stale_configs.push(workspace);
         let sql = "UPDATE workspaces SET config_version = config_version + 1 WHERE id = $1";
-        let statement = sea_orm::Statement::from_sql_and_values(self.db().get_database_backend(), sql, [workspace.0.into()]);
+        let statement =
+            sea_orm::Statement::from_sql_and_values(self.db().get_database_backend(), sql, [workspace.0.into()]);
         self.db().execute_raw(statement).await?;
         Ok(())
     }
@@ -190,15 +191,20 @@ async fn versions(db: &impl ConnectionTrait, workspaces: &[WorkspaceId]) -> Resu
     let rows = Bulk::new(db)
         .uuid("id", workspaces.iter().map(|workspace| workspace.0))
         .query(db, |rows| {
-            format!("SELECT w.id, w.config_version FROM {rows} JOIN workspaces w ON w.id = r.id WHERE w.deleted_us IS NULL")
+            format!(
+                "SELECT w.id, w.config_version FROM {rows} JOIN workspaces w ON w.id = r.id WHERE w.deleted_us IS NULL"
+            )
         })
         .await?;
-    rows.iter()
-        .map(|row| Ok((WorkspaceId(row.try_get("", "id")?), row.try_get("", "config_version")?)))
-        .collect()
+    rows.iter().map(|row| Ok((WorkspaceId(row.try_get("", "id")?), row.try_get("", "config_version")?))).collect()
 }
 
-async fn load(db: &impl ConnectionTrait, store: &Store, workspace: WorkspaceId, version: i64) -> Result<WorkspaceConfig> {
+async fn load(
+    db: &impl ConnectionTrait,
+    store: &Store,
+    workspace: WorkspaceId,
+    version: i64,
+) -> Result<WorkspaceConfig> {
     let mut webhooks = HashMap::new();
     let mut activated_by: HashMap<TagId, Vec<WebhookId>> = HashMap::new();
     for webhook in webhook::all(db, store, workspace).await? {

@@ -202,7 +202,10 @@ pub async fn list(
             .select_only()
             .expr(Expr::val(1))
             .filter(contact_tag::Column::TagId.eq(tag.0))
-            .filter(Expr::col((contact_tag::Entity, contact_tag::Column::ContactId)).equals((contact::Entity, contact::Column::Id)));
+            .filter(
+                Expr::col((contact_tag::Entity, contact_tag::Column::ContactId))
+                    .equals((contact::Entity, contact::Column::Id)),
+            );
         condition = condition.add(Expr::exists(sea_orm::QueryTrait::into_query(holders)));
     }
     let rows = contact::Entity::find().filter(condition).order_by_asc(contact::Column::Id).limit(limit).all(db).await?;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
 
-use super::Tx;
 use super::bulk::Bulk;
 use super::entity::{contact_tag, tag};
+use super::{Store, Tx};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, TagId, WorkspaceId};
@@ -126,14 +126,52 @@ pub async fn remove_all(tx: &Tx, contact: ContactId) -> Result<()> {
     Ok(())
 }
 
-/// Takes a tag off every contact.
+/// The most contacts that a tag is taken off in one step.
+const STEP: u64 = 1_000;
+
+/// Takes a deleted tag off its contacts: a step of them now, and all others later, by [`remove_deleted`].
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn remove_tag(tx: &Tx, tag: TagId) -> Result<()> {
-    contact_tag::Entity::delete_many().filter(contact_tag::Column::TagId.eq(tag.0)).exec(tx.db()).await?;
+pub async fn remove_tag(tx: &Tx, workspace: WorkspaceId, tag: TagId) -> Result<()> {
+    if remove_step(tx, tag).await? == STEP {
+        let sql = "INSERT INTO deleted_tags (id, workspace_id) VALUES ($1, $2)";
+        execute(tx, sql, vec![tag.0.into(), workspace.0.into()]).await?;
+    }
     Ok(())
+}
+
+/// Takes a tag that was deleted off a step of its contacts. Answers with whether there was one.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn remove_deleted(store: &Store) -> Result<bool> {
+    store
+        .write("retain_deleted_tag", |tx| async move {
+            let statement =
+                Statement::from_string(tx.db().get_database_backend(), "SELECT id FROM deleted_tags LIMIT 1");
+            let Some(row) = tx.db().query_one_raw(statement).await? else { return Ok(false) };
+            let tag = TagId(row.try_get("", "id")?);
+            let removed = remove_step(&tx, tag).await?;
+            if removed < STEP {
+                execute(&tx, "DELETE FROM deleted_tags WHERE id = $1", vec![tag.0.into()]).await?;
+            }
+            Ok(true)
+        })
+        .await
+}
+
+async fn remove_step(tx: &Tx, tag: TagId) -> Result<u64> {
+    let sql = "DELETE FROM contact_tags WHERE tag_id = $1 AND contact_id IN \
+               (SELECT contact_id FROM contact_tags WHERE tag_id = $1 LIMIT $2)";
+    execute(tx, sql, vec![tag.0.into(), i64::try_from(STEP).unwrap_or(i64::MAX).into()]).await
+}
+
+async fn execute(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<u64> {
+    let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
+    Ok(tx.db().execute_raw(statement).await?.rows_affected())
 }
 
 /// A tag that a contact holds.
@@ -141,8 +179,8 @@ pub async fn remove_tag(tx: &Tx, tag: TagId) -> Result<()> {
 pub struct HeldTag {
     /// The tag.
     pub tag_id: TagId,
-    /// Its name.
-    pub name: String,
+    /// Its name; `None` if it was deleted and is still to be taken off.
+    pub name: Option<String>,
     /// Since when.
     pub since: Micros,
 }
@@ -174,7 +212,7 @@ pub async fn list(
         .into_iter()
         .map(|(held, tag)| HeldTag {
             tag_id: TagId(held.tag_id),
-            name: tag.map(|tag| tag.name).unwrap_or_default(),
+            name: tag.map(|tag| tag.name),
             since: Micros(held.assigned_us),
         })
         .collect())

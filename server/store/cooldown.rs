@@ -35,7 +35,9 @@ pub async fn claim(tx: &Tx, claims: &[Claim]) -> Result<HashSet<WindowKey>> {
     // Without a cooldown there is nothing to wait for, not even for a server whose clock is ahead.
     let condition = "WHERE excluded.cooldown_us = 0 OR cooldowns.last_us <= excluded.last_us - excluded.cooldown_us";
     let rows = write(tx, claims, condition).await?;
-    rows.iter().map(|row| Ok((WebhookId(row.try_get("", "webhook_id")?), ContactId(row.try_get("", "contact_id")?)))).collect()
+    rows.iter()
+        .map(|row| Ok((WebhookId(row.try_get("", "webhook_id")?), ContactId(row.try_get("", "contact_id")?))))
+        .collect()
 }
 
 /// Opens windows at the transaction's time whatever there was before: a deferred trigger that is due.

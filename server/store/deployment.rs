@@ -94,7 +94,8 @@ async fn get(db: &impl ConnectionTrait, key: &str) -> Result<Option<String>> {
 }
 
 async fn put(tx: &Tx, key: &str, value: &str) -> Result<()> {
-    let sql = "INSERT INTO deployment (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    let sql =
+        "INSERT INTO deployment (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
     let values = [key.into(), value.into()];
     tx.db().execute_raw(statement(tx.db().get_database_backend(), sql, values)).await?;
     Ok(())

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::Tx;
 use super::bulk::Bulk;
-use super::delivery::queue::leased_of;
 use super::delivery::LeasedDelivery;
+use super::delivery::queue::leased_of;
 use crate::domain::delivery::{Cause, Source};
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
@@ -16,7 +16,13 @@ use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId, 
 /// # Errors
 ///
 /// The database's.
-pub async fn insert(tx: &Tx, workspace: WorkspaceId, delivery: DeliveryId, webhook: WebhookId, cause: Cause) -> Result<()> {
+pub async fn insert(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    delivery: DeliveryId,
+    webhook: WebhookId,
+    cause: Cause,
+) -> Result<()> {
     let sql = "INSERT INTO extra_attempts (id, workspace_id, delivery_id, webhook_id, cause, due_us) \
                VALUES ($1, $2, $3, $4, $5, $6)";
     let id = uuid_v7(tx.now(), tx.store().entropy());
@@ -45,7 +51,8 @@ pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
         "UPDATE extra_attempts SET lease_owner = $3, lease_token = lease_token + 1 WHERE id {chosen} \
          RETURNING id, delivery_id, cause, lease_token"
     );
-    let values = [tx.now().0.into(), i64::try_from(limit).unwrap_or(i64::MAX).into(), tx.store().local().server().into()];
+    let values =
+        [tx.now().0.into(), i64::try_from(limit).unwrap_or(i64::MAX).into(), tx.store().local().server().into()];
     let rows = tx.db().query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     let mut leased = Vec::with_capacity(rows.len());
     for row in rows {
@@ -78,8 +85,11 @@ async fn leased_delivery(tx: &Tx, id: DeliveryId) -> Result<Option<LeasedDeliver
 ///
 /// The database's.
 pub async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
-    let statement =
-        Statement::from_sql_and_values(tx.db().get_database_backend(), "DELETE FROM extra_attempts WHERE id = $1", [id.into()]);
+    let statement = Statement::from_sql_and_values(
+        tx.db().get_database_backend(),
+        "DELETE FROM extra_attempts WHERE id = $1",
+        [id.into()],
+    );
     tx.db().execute_raw(statement).await?;
     Ok(())
 }
@@ -149,6 +159,8 @@ pub async fn drop_of_contact(tx: &Tx, contact: ContactId) -> Result<()> {
          AND delivery_id IN (SELECT id FROM deliveries WHERE contact_id = $1 AND source <> {})",
         Source::ContactDeleted.code()
     );
-    tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [contact.0.into()])).await?;
+    tx.db()
+        .execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [contact.0.into()]))
+        .await?;
     Ok(())
 }

@@ -1,26 +1,17 @@
 //! Leases: who sends a delivery, so that nobody else does.
 //!
-//! A lease is the server's incarnation and a token in the delivery's row. It holds while the server's heartbeat is fresh;
+//! A lease is the server's incarnation and a token in the delivery's row. It holds while the server lives ([`super::heartbeat`]);
 //! every settlement is guarded by the token, which each lease raises. Deliveries that this server has permits for are
 //! inserted already leased and handed over after the commit, so that the common case needs no claim.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, Statement};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
 use super::config::PreparedWebhook;
 use super::delivery::LeasedDelivery;
-use crate::domain::time::Micros;
-use crate::error::Result;
-
-/// How often a server says that it lives.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
-/// The age of a heartbeat from which on the server counts as dead, and its leases as free.
-pub const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
 
 /// The right to send one delivery. While it lives, what it was given for is known to be in flight here.
 #[derive(Debug)]
@@ -147,53 +138,4 @@ impl super::Tx {
     pub fn hand_over(&self, job: Job) {
         self.effects().jobs.0.push(job);
     }
-}
-
-/// Announces a server: its leases hold from now on.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn join(tx: &super::Tx, server: Uuid) -> Result<()> {
-    let sql = "INSERT INTO servers (id, started_us, heartbeat_us) VALUES ($1, $2, $2)";
-    run(tx.db(), sql, [server.into(), tx.now().0.into()]).await
-}
-
-/// Says that a server lives. If others gave it up meanwhile it is announced anew; its old leases may be gone.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn beat(tx: &super::Tx, server: Uuid) -> Result<()> {
-    let sql = "INSERT INTO servers (id, started_us, heartbeat_us) VALUES ($1, $2, $2) \
-               ON CONFLICT (id) DO UPDATE SET heartbeat_us = excluded.heartbeat_us";
-    run(tx.db(), sql, [server.into(), tx.now().0.into()]).await
-}
-
-/// Forgets a server that stops; what it still holds is free then.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn leave(tx: &super::Tx, server: Uuid) -> Result<()> {
-    run(tx.db(), "DELETE FROM servers WHERE id = $1", [server.into()]).await?;
-    tx.announce_work();
-    Ok(())
-}
-
-/// Forgets servers whose heartbeat is old, so that their leases are free. Servers of SQLite go at once: the folder's lock
-/// proves that they are dead.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn bury_dead(tx: &super::Tx, server: Uuid) -> Result<()> {
-    let limit = if tx.store().is_sqlite() { Micros::MAX } else { tx.now().saturating_sub(HEARTBEAT_LIMIT) };
-    let sql = "DELETE FROM servers WHERE id <> $1 AND heartbeat_us < $2";
-    run(tx.db(), sql, [server.into(), limit.0.into()]).await
-}
-
-async fn run<const N: usize>(db: &impl ConnectionTrait, sql: &str, values: [sea_orm::Value; N]) -> Result<()> {
-    db.execute_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await?;
-    Ok(())
 }

@@ -21,11 +21,16 @@ pub mod contact_tag;
 pub mod cooldown;
 pub mod delivery;
 pub mod deployment;
-#[allow(missing_docs, unreachable_pub, reason = "the derives want public items; the tables are described in the migrations")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "the derives want public items; the tables are described in the migrations"
+)]
 mod entity;
 pub mod event;
 pub mod extra_attempt;
 pub mod field;
+pub mod heartbeat;
 pub mod lease;
 pub mod open;
 pub mod outcome;
@@ -40,8 +45,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, RuntimeErr, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait,
 };
 
 use crate::clock::{Clock, Entropy};
@@ -360,9 +365,10 @@ fn is_contention(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
         return false;
     };
-    inner.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| {
-        matches!(code.as_ref(), "40001" | "40P01" | "55P03" | "5" | "261" | "517")
-    })
+    inner
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "55P03" | "5" | "261" | "517"))
 }
 
 /// A condition for texts that start with `prefix`, byte for byte: a range, which an index serves, instead of LIKE, which

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement, TransactionTrait};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement, TransactionTrait,
+};
 use taghook_migrations::Migrator;
 use taghook_migrations::MigratorTrait;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -14,7 +16,8 @@ use uuid::Uuid;
 
 use super::config::ConfigCache;
 use super::deployment::{self, Facts};
-use super::lease::{self, Handover, LocalDispatch};
+use super::heartbeat;
+use super::lease::{Handover, LocalDispatch};
 use super::wake::Wakes;
 use super::{Inner, LOCK_CLASS, Store};
 use crate::clock::{Clock, Entropy};
@@ -107,14 +110,15 @@ impl Store {
                 let sealer = &sealer;
                 async move {
                     let facts = deployment::initialise(&tx, sealer).await?;
-                    lease::bury_dead(&tx, server).await?;
-                    lease::join(&tx, server).await?;
+                    heartbeat::bury_predecessors(&tx, server).await?;
+                    heartbeat::join(&tx, server).await?;
                     Ok(facts)
                 }
             })
             .await
             .map_err(OpenError::Start)?;
-        inner = Arc::into_inner(store.0).ok_or_else(|| OpenError::Start(Error::internal("the store is shared too early")))?;
+        inner = Arc::into_inner(store.0)
+            .ok_or_else(|| OpenError::Start(Error::internal("the store is shared too early")))?;
         inner.facts = facts;
         Ok((Self(Arc::new(inner)), jobs))
     }
@@ -204,6 +208,8 @@ fn postgres_options(url: &str, connections: u32) -> ConnectOptions {
                 ("tcp_user_timeout", "10s"),
                 ("statement_timeout", "30s"),
                 ("lock_timeout", "10s"),
+                // The gate takes its snapshots after the lock; another level would plan with what was before it.
+                ("default_transaction_isolation", "read committed"),
             ])
         });
     options

@@ -27,16 +27,21 @@ pub(super) async fn append(db: &impl ConnectionTrait, outcomes: &[Outcome]) -> R
         db.execute_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
     }
     let rows: Vec<Row<'_>> = outcomes.iter().map(Row::new).collect();
-    let attempt_int = |get: fn(&Attempt) -> i64| rows.iter().map(move |row| row.attempt.map_or(0, get)).collect::<Vec<_>>();
-    let attempt_text =
-        |get: fn(&Attempt) -> &str| rows.iter().map(move |row| row.attempt.map_or("", get).to_owned()).collect::<Vec<_>>();
+    let attempt_int =
+        |get: fn(&Attempt) -> i64| rows.iter().map(move |row| row.attempt.map_or(0, get)).collect::<Vec<_>>();
+    let attempt_text = |get: fn(&Attempt) -> &str| {
+        rows.iter().map(move |row| storable(row.attempt.map_or("", get))).collect::<Vec<_>>()
+    };
     let bulk = Bulk::new(db)
         .uuid("workspace_id", outcomes.iter().map(|outcome| outcome.workspace_id.0))
         .int("kind", outcomes.iter().map(|outcome| outcome.kind.code().into()))
         .int("reason", outcomes.iter().map(|outcome| outcome.reason.code().into()))
         .int("recorded_us", outcomes.iter().map(|outcome| outcome.recorded.0))
         .uuid("webhook_id", outcomes.iter().map(|outcome| outcome.webhook_id.0))
-        .optional_uuid("webhook_event_id", rows.iter().map(|row| row.delivery.map(|delivery| delivery.webhook_event_id.0)))
+        .optional_uuid(
+            "webhook_event_id",
+            rows.iter().map(|row| row.delivery.map(|delivery| delivery.webhook_event_id.0)),
+        )
         .optional_uuid("delivery_id", rows.iter().map(|row| row.delivery.map(|delivery| delivery.id.0)))
         .optional_uuid("contact_id", rows.iter().map(|row| row.delivery.map(|delivery| delivery.contact_id.0)))
         .text("tag_ids", rows.iter().map(|row| tags_to_json(row.delivery.map_or(&[], |delivery| &delivery.tag_ids))))
@@ -48,10 +53,16 @@ pub(super) async fn append(db: &impl ConnectionTrait, outcomes: &[Outcome]) -> R
         .int("duration_us", attempt_int(|attempt| micros(attempt.duration)))
         .text("url", attempt_text(|attempt| &attempt.url))
         .int("status_code", attempt_int(|attempt| attempt.status_code.unwrap_or(0).into()))
-        .bytes("response_body", rows.iter().map(|row| row.attempt.map_or(Vec::new(), |attempt| attempt.response_body.clone())))
+        .bytes(
+            "response_body",
+            rows.iter().map(|row| row.attempt.map_or(Vec::new(), |attempt| attempt.response_body.clone())),
+        )
         .int("response_truncated", attempt_int(|attempt| attempt.response_truncated.into()))
         .text("response_location", attempt_text(|attempt| &attempt.response_location))
-        .optional_int("retry_after_us", rows.iter().map(|row| row.attempt.and_then(|attempt| attempt.retry_after).map(micros)))
+        .optional_int(
+            "retry_after_us",
+            rows.iter().map(|row| row.attempt.and_then(|attempt| attempt.retry_after).map(micros)),
+        )
         .int("error_class", attempt_int(|attempt| attempt.error_class.map_or(0, |class| class.code().into())))
         .text("error_detail", attempt_text(|attempt| &attempt.error_detail))
         .int("lease_lost", attempt_int(|attempt| attempt.lease_lost.into()));
@@ -79,6 +90,11 @@ impl<'a> Row<'a> {
     fn new(outcome: &'a Outcome) -> Self {
         Self { delivery: outcome.delivery.as_ref(), attempt: outcome.attempt.as_ref() }
     }
+}
+
+/// What a text column takes: PostgreSQL has no place for U+0000, and these texts come from outside.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// Outcomes of all workspaces after a position, in the log's order, without the responses' bodies.
@@ -133,7 +149,9 @@ pub async fn attempts(
 ///
 /// The database's.
 pub async fn end(db: &impl ConnectionTrait) -> Result<Position> {
-    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), "SELECT MAX(seq) AS seq FROM outcomes")).await?;
+    let row = db
+        .query_one_raw(Statement::from_string(db.get_database_backend(), "SELECT MAX(seq) AS seq FROM outcomes"))
+        .await?;
     let seq: Option<i64> = row.map(|row| row.try_get("", "seq")).transpose()?.flatten();
     Ok(Position(seq.unwrap_or(0)))
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::bulk::Bulk;
 use super::{Store, Tx};
+use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::WorkspaceId;
 
@@ -63,7 +64,13 @@ impl Store {
     /// # Errors
     ///
     /// Those of `make` and `again`; [`Error::RequestIdReused`].
-    pub async fn write_once<T, M, MF, A, AF>(&self, name: &'static str, key: Option<&RequestKey>, make: M, again: A) -> Result<T>
+    pub async fn write_once<T, M, MF, A, AF>(
+        &self,
+        name: &'static str,
+        key: Option<&RequestKey>,
+        make: M,
+        again: A,
+    ) -> Result<T>
     where
         M: Fn(Tx) -> MF,
         MF: Future<Output = Result<(T, String)>>,
@@ -92,7 +99,7 @@ impl Store {
     {
         tx.lock_request(key).await?;
         let keys = [key];
-        if let Some(remembered) = find(tx.db(), &keys).await?.into_iter().next().flatten() {
+        if let Some(remembered) = find(tx.db(), &keys, tx.now()).await?.into_iter().next().flatten() {
             return again(tx, key.answer_of(&remembered)?).await;
         }
         let (value, answer) = make(tx.share()).await?;
@@ -124,16 +131,18 @@ impl Tx {
 /// # Errors
 ///
 /// The database's.
-pub async fn find(db: &impl ConnectionTrait, keys: &[&RequestKey]) -> Result<Vec<Option<Remembered>>> {
+pub async fn find(db: &impl ConnectionTrait, keys: &[&RequestKey], now: Micros) -> Result<Vec<Option<Remembered>>> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
-    let bulk = with_keys(Bulk::new(db), keys).int("n", (0..).take(keys.len()));
+    let mut bulk = with_keys(Bulk::new(db), keys).int("n", (0..).take(keys.len()));
+    let oldest = bulk.param(now.saturating_sub(WINDOW).0);
     let rows = bulk
         .query(db, |rows| {
             format!(
                 "SELECT r.n, q.body_hash, q.answer FROM {rows} JOIN requests q \
-                 ON q.workspace_id = r.workspace_id AND q.method = r.method AND q.request_id = r.request_id"
+                 ON q.workspace_id = r.workspace_id AND q.method = r.method AND q.request_id = r.request_id \
+                 AND q.created_us > {oldest}"
             )
         })
         .await?;
@@ -165,12 +174,15 @@ pub async fn remember(tx: &Tx, answers: &[(&RequestKey, String)]) -> Result<()> 
         .bytes("body_hash", keys.iter().map(|key| key.body_hash.to_vec()))
         .text("answer", sorted.iter().map(|(_, answer)| answer.clone()));
     let now = bulk.param(tx.now().0);
+    // One that is beyond the window gives its place to a new one.
+    let oldest = bulk.param(tx.now().saturating_sub(WINDOW).0);
     let inserted = bulk
         .execute(tx.db(), |rows| {
             format!(
                 "INSERT INTO requests (workspace_id, method, request_id, body_hash, answer, created_us) \
                  SELECT workspace_id, method, request_id, body_hash, answer, {now} FROM {rows} WHERE TRUE \
-                 ON CONFLICT DO NOTHING"
+                 ON CONFLICT (workspace_id, method, request_id) DO UPDATE SET body_hash = excluded.body_hash, \
+                 answer = excluded.answer, created_us = excluded.created_us WHERE requests.created_us <= {oldest}"
             )
         })
         .await?;

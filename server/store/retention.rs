@@ -144,13 +144,14 @@ pub async fn requests(store: &Store) -> Result<usize> {
 }
 
 /// The tables that hold a workspace's rows, and their keys; those of the most rows first.
-const TENANT_TABLES: [(&str, &str); 13] = [
+const TENANT_TABLES: [(&str, &str); 14] = [
     ("outcomes", "seq"),
     ("extra_attempts", "id"),
     ("deliveries", "id"),
     ("events", "id"),
     ("contact_tags", "contact_id, tag_id"),
     ("cooldowns", "webhook_id, contact_id"),
+    ("deleted_tags", "id"),
     ("contacts", "id"),
     ("webhook_tags", "webhook_id, tag_id"),
     ("webhooks", "id"),

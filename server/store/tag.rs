@@ -1,8 +1,8 @@
 //! Tags.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect,
 };
 
 use super::entity::{tag, webhook, webhook_tag};
@@ -76,12 +76,14 @@ pub(super) async fn all(db: &impl ConnectionTrait, workspace: WorkspaceId) -> Re
 /// [`Error::AlreadyExists`] if its name is taken, [`Error::LimitReached`]; the database's.
 pub async fn insert(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
     refuse_taken(tx, workspace, tag).await?;
+    // Its row lock puts inserts of one workspace in a row, so that the count holds.
+    tx.config_changed(workspace).await?;
     let count = tag::Entity::find().filter(tag::Column::WorkspaceId.eq(workspace.0)).count(tx.db()).await?;
     if count >= MAX_TAGS {
         return Err(Error::LimitReached { resource: "tag", limit: MAX_TAGS });
     }
     to_row(workspace, tag).into_active_model().reset_all().insert(tx.db()).await.on_unique(|| taken(String::new()))?;
-    tx.config_changed(workspace).await
+    Ok(())
 }
 
 /// Writes a tag that exists, with its version raised by one.

@@ -63,7 +63,10 @@ pub(super) async fn notify_servers(db: &impl ConnectionTrait, outcomes: bool, di
     if db.get_database_backend() != DbBackend::Postgres {
         return Ok(());
     }
-    let payload: String = [(outcomes, OUTCOMES), (dispatch, DISPATCH)].into_iter().filter_map(|(say, what)| say.then_some(what)).collect();
+    let payload: String = [(outcomes, OUTCOMES), (dispatch, DISPATCH)]
+        .into_iter()
+        .filter_map(|(say, what)| say.then_some(what))
+        .collect();
     let sql = "SELECT pg_notify($1, $2)";
     let values = [CHANNEL.into(), payload.into()];
     db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, values)).await?;

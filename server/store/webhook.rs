@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set, Statement,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
+    QueryOrder, QuerySelect, Set, Statement,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +54,9 @@ struct SealedSecret {
 ///
 /// [`Error::NotFound`] if the workspace has none such; the database's.
 pub async fn get(db: &impl ConnectionTrait, store: &Store, workspace: WorkspaceId, id: WebhookId) -> Result<Webhook> {
-    let query =
-        webhook::Entity::find().filter(webhook::Column::Id.eq(id.0)).filter(webhook::Column::WorkspaceId.eq(workspace.0));
+    let query = webhook::Entity::find()
+        .filter(webhook::Column::Id.eq(id.0))
+        .filter(webhook::Column::WorkspaceId.eq(workspace.0));
     query.one(db).await?.map(|row| from_row(store, row)).transpose()?.ok_or_else(|| Error::not_found(id))
 }
 
@@ -109,13 +110,15 @@ pub(super) async fn all(db: &impl ConnectionTrait, store: &Store, workspace: Wor
 /// [`Error::LimitReached`]; the database's.
 pub async fn insert(tx: &Tx, webhook: &Webhook) -> Result<()> {
     let workspace = webhook.workspace_id;
+    // Its row lock puts inserts of one workspace in a row, so that the count holds.
+    tx.config_changed(workspace).await?;
     let count = webhook::Entity::find().filter(webhook::Column::WorkspaceId.eq(workspace.0)).count(tx.db()).await?;
     if count >= MAX_WEBHOOKS {
         return Err(Error::LimitReached { resource: "webhook", limit: MAX_WEBHOOKS });
     }
     to_row(tx.store(), webhook)?.into_active_model().reset_all().insert(tx.db()).await?;
     link_tags(tx, webhook).await?;
-    tx.config_changed(workspace).await
+    Ok(())
 }
 
 /// Writes a webhook that exists, with its version raised by one.
@@ -214,7 +217,11 @@ pub async fn delete(tx: &Tx, workspace: WorkspaceId, id: WebhookId) -> Result<()
 /// # Errors
 ///
 /// The database's.
-pub async fn note_results(tx: &Tx, succeeded: &[WebhookId], failed: &[WebhookId]) -> Result<Vec<(WorkspaceId, WebhookId)>> {
+pub async fn note_results(
+    tx: &Tx,
+    succeeded: &[WebhookId],
+    failed: &[WebhookId],
+) -> Result<Vec<(WorkspaceId, WebhookId)>> {
     set_failing_since(tx, succeeded, "NULL", "IS NOT NULL").await?;
     if failed.is_empty() {
         return Ok(Vec::new());
@@ -231,7 +238,9 @@ pub async fn note_results(tx: &Tx, succeeded: &[WebhookId], failed: &[WebhookId]
             )
         })
         .await?;
-    rows.iter().map(|row| Ok((WorkspaceId(row.try_get("", "workspace_id")?), WebhookId(row.try_get("", "id")?)))).collect()
+    rows.iter()
+        .map(|row| Ok((WorkspaceId(row.try_get("", "workspace_id")?), WebhookId(row.try_get("", "id")?))))
+        .collect()
 }
 
 /// Changes rows only where there is a change, which is rare: the first failure and the first success after one.

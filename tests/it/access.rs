@@ -1,6 +1,7 @@
 //! Keys: no entry without one, and only as far as it opens.
 
-use taghook_client::v1::{ErrorReason, GetTagRequest, ListWorkspacesRequest};
+use prost::Message;
+use taghook_client::v1::{ErrorReason, GetTagRequest, ListWorkspacesRequest, Tag};
 use taghook_client::{Code, Error};
 
 use crate::support::{Taghook, both, check_error, frame};
@@ -28,9 +29,13 @@ both! {
     }
 
     async fn bytes_that_are_no_message_are_refused(t: Taghook) {
+        let tag = t.tag("customer").await;
         let raw = t.raw().await;
         let authorization = format!("Bearer {}", t.key());
         let headers = [("authorization", authorization.as_str())];
+        let get = frame(&GetTagRequest { id: tag.id.clone() }.encode_to_vec());
+        let answer = raw.call("/taghook.v1.TagService/GetTag", &headers, get).await;
+        assert_eq!(answer.message::<Tag>(), tag);
         let answer = raw.call("/taghook.v1.TagService/GetTag", &headers, frame(b"\xff\xff\xff")).await;
         assert_eq!(answer.http_status, 200);
         assert_eq!(answer.error().reason, ErrorReason::MalformedRequest, "{answer:?}");

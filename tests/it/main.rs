@@ -11,9 +11,16 @@
 mod access;
 mod cli;
 mod contacts;
+mod cooldown;
+mod deletion;
 mod dispatch;
+mod manual;
 mod outcomes;
-mod store;
+mod pausing;
 mod readme;
+mod schedule;
+mod servers;
+mod store;
 mod support;
 mod tidy;
+mod triggers;

@@ -5,7 +5,6 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The lines of all shell blocks under a heading.
@@ -23,9 +22,12 @@ fn shell_lines(readme: &str, heading: &str) -> Vec<String> {
 /// The folder of grpcurl, which `cargo xtask test --install` has installed.
 fn grpcurl() -> PathBuf {
     let tools = Path::new(ROOT).join("target/tools");
-    let folder = std::fs::read_dir(&tools).into_iter().flatten().flatten().map(|entry| entry.path()).find(|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("grpcurl-"))
-    });
+    let folder = std::fs::read_dir(&tools)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("grpcurl-")));
     folder.expect("no grpcurl in target/tools; `cargo xtask test --install` installs it").join("bin")
 }
 

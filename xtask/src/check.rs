@@ -80,7 +80,9 @@ fn deny() -> Outcome {
 
 fn docs() -> Outcome {
     let mut doc = cargo_command();
-    doc.args(["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    // For those who work on it: with the private items, which the overviews link to.
+    doc.args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links");
     command(&mut doc, Show::OnFailure)
 }
 

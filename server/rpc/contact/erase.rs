@@ -32,8 +32,9 @@ pub(super) async fn delete(
     let decisions = fire_deletion(tx, workspace, contact, origin).await?;
     end::end(tx, workspace, Which::Contact(id), State::Cancelled, Reason::ContactDeleted).await?;
     store::extra_attempt::drop_of_contact(tx, id).await?;
-    store::outcome::erase_contact(tx, id).await?;
+    // The deliveries first: an attempt that is being settled has then either shown its outcome, or sees the erasure.
     end::erase_contact(tx, id).await?;
+    store::outcome::erase_contact(tx, id).await?;
     store::event::delete_of_contact(tx, id).await?;
     store::contact_tag::remove_all(tx, id).await?;
     store::cooldown::forget(tx, Some(id), None).await?;

@@ -245,10 +245,12 @@ impl pb::contact_service_server::ContactService for Services {
         store::contact::get(db, workspace, &ContactRef::Id(id)).await?;
         let tags = store::contact_tag::list(db, id, page.after().copied(), page.limit()).await?;
         let (tags, next_page_token) = page.cut(tags, |tag| (tag.since, tag.tag_id));
-        let contact_tags = tags.into_iter().map(|tag| pb::ContactTag {
-            tag_id: tag.tag_id.to_string(),
-            tag_name: tag.name,
-            assign_time: Some(timestamp(tag.since)),
+        let contact_tags = tags.into_iter().filter_map(|tag| {
+            Some(pb::ContactTag {
+                tag_id: tag.tag_id.to_string(),
+                tag_name: tag.name?,
+                assign_time: Some(timestamp(tag.since)),
+            })
         });
         Ok(Response::new(pb::ListContactTagsResponse { contact_tags: contact_tags.collect(), next_page_token }))
     }

@@ -70,7 +70,7 @@ impl Batch {
     /// The database's, when nothing can be said of any item.
     pub(super) async fn run(self, store: &Store) -> Result<Vec<ItemResult>> {
         let wishes: Vec<_> = self.good.iter().map(|(assignment, key)| (assignment, key.as_ref())).collect();
-        let mut results = assign_each(store, &wishes).await?.into_iter();
+        let mut results = assign_each(store, &wishes, |_| true).await?.into_iter();
         let answers = self.refused.into_iter().map(|refused| match refused {
             Some(error) => Err(error),
             None => results.next().unwrap_or_else(|| Err(Error::internal("an item got no result"))),

@@ -297,8 +297,14 @@ async fn end_removed_events(tx: &Tx, current: &Webhook, definition: &Definition)
     for event in &current.definition.events {
         if definition.events.iter().all(|kept| kept.id != event.id) {
             let reason = Reason::WebhookEventRemoved;
-            store::delivery::end::end(tx, current.workspace_id, Which::Event(event.id), State::Cancelled, reason)
-                .await?;
+            store::delivery::end::end(
+                tx,
+                current.workspace_id,
+                Which::Event(current.id, event.id),
+                State::Cancelled,
+                reason,
+            )
+            .await?;
             store::extra_attempt::forget(tx, current.id, Some(event.id)).await?;
         }
     }

@@ -17,7 +17,7 @@ pub enum Which {
     /// All of a webhook.
     Webhook(WebhookId),
     /// All of a webhook event.
-    Event(WebhookEventId),
+    Event(WebhookId, WebhookEventId),
     /// All of a contact, but those that its deletion itself sets off.
     Contact(ContactId),
 }
@@ -31,26 +31,26 @@ pub enum Which {
 pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, reason: Reason) -> Result<usize> {
     let (column, id) = match which {
         Which::Delivery(id) => ("id", id.0),
-        Which::Webhook(id) => ("webhook_id", id.0),
-        Which::Event(id) => ("webhook_event_id", id.0),
+        Which::Webhook(id) | Which::Event(id, _) => ("webhook_id", id.0),
         Which::Contact(id) => ("contact_id", id.0),
     };
     // The values of a contact that was deleted live as long as the delivery.
     let deletion = Source::ContactDeleted.code();
-    // The index on (webhook_id, id) serves the first two; a webhook event is rarely removed.
-    let kept = match which {
+    let only = match which {
         Which::Contact(_) => format!(" AND source <> {deletion}"),
-        Which::Delivery(_) | Which::Webhook(_) | Which::Event(_) => String::new(),
+        Which::Event(_, event) => format!(" AND webhook_event_id = '{}'", event.0),
+        Which::Delivery(_) | Which::Webhook(_) => String::new(),
     };
     let sql = format!(
         "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5, \
          snapshot = CASE WHEN source = {deletion} THEN NULL ELSE snapshot END, erased = erased OR source = {deletion} \
-         WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){kept} \
+         WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){only} \
          RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids"
     );
     let values: Vec<Value> =
         vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
-    let rows = tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+    let rows =
+        tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     for row in &rows {
         let reference = reference_of(row)?;
         if reference.source == Source::ContactDeleted {

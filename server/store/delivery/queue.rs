@@ -225,30 +225,65 @@ fn insert_sql(rows: &str, now: &str) -> String {
     )
 }
 
+/// How far back a claim looks. Every delivery passes through the index of what is due, and while some session of
+/// PostgreSQL holds an old snapshot the entries of finished ones can't be removed; a claim that starts at the index's
+/// beginning would read them all. What is due is mostly due now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The last minute.
+    Recent,
+    /// Everything: what others left behind, and a backlog.
+    Full,
+}
+
+impl Look {
+    const RECENT: std::time::Duration = std::time::Duration::from_secs(60);
+
+    /// The look that sees what was due at a time.
+    #[must_use]
+    pub fn reaching(due: Micros, now: Micros) -> Self {
+        if due >= Self::Recent.floor(now) { Self::Recent } else { Self::Full }
+    }
+
+    fn floor(self, now: Micros) -> Micros {
+        match self {
+            Self::Recent => now.saturating_sub(Self::RECENT),
+            Self::Full => Micros::MIN,
+        }
+    }
+}
+
 /// The columns that make a [`LeasedDelivery`].
 const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, \
      due_us, snapshot, scheduled_count, causation_depth, traceparent, lease_token";
 
 /// Leases up to `limit` due deliveries to this server: those that nobody holds, and those held by servers that are dead.
 /// The caller holds the gate and decides in the same transaction what to do with deliveries of webhooks that don't send.
+/// Only those due at `floor` or later are looked for: see [`Look`].
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
+pub async fn claim(tx: &Tx, limit: usize, look: Look) -> Result<Vec<LeasedDelivery>> {
     let backend = tx.db().get_database_backend();
     let due = format!(
         "SELECT id FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND due_us <= $1 \
-         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT $2"
+         AND due_us >= $4 AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT $2"
     );
     // SQLite has one writer and no row locks.
     let chosen = match backend {
         DbBackend::Postgres => format!("= ANY (ARRAY({due} FOR UPDATE SKIP LOCKED))"),
         _ => format!("IN ({due})"),
     };
-    let sql =
-        format!("UPDATE deliveries SET lease_owner = $3, lease_token = lease_token + 1 WHERE id {chosen} RETURNING {LEASED}");
-    let values = [tx.now().0.into(), i64::try_from(limit).unwrap_or(i64::MAX).into(), tx.store().local().server().into()];
+    let sql = format!(
+        "UPDATE deliveries SET lease_owner = $3, lease_token = lease_token + 1 WHERE id {chosen} RETURNING {LEASED}"
+    );
+    let values = [
+        tx.now().0.into(),
+        i64::try_from(limit).unwrap_or(i64::MAX).into(),
+        tx.store().local().server().into(),
+        look.floor(tx.now()).0.into(),
+    ];
     let rows = tx.db().query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     let mut leased = rows.iter().map(leased_of).collect::<Result<Vec<_>>>()?;
     leased.sort_by_key(|delivery| (delivery.due, delivery.id));
@@ -263,12 +298,12 @@ pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
 /// The database's.
 pub async fn reclaim(tx: &Tx, known: &[Uuid]) -> Result<Vec<LeasedDelivery>> {
     let mut bulk = Bulk::new(tx.db()).uuid("known_id", known.iter().copied());
-    let (now, owner) = (bulk.param(tx.now().0), bulk.param(tx.store().local().server()));
+    let owner = bulk.param(tx.store().local().server());
     let rows = bulk
         .query(tx.db(), |rows| {
             format!(
                 "UPDATE deliveries SET lease_token = lease_token + 1 WHERE state IN ({DEFERRED}, {WAITING}) \
-                 AND parked = FALSE AND due_us <= {now} AND lease_owner = {owner} \
+                 AND parked = FALSE AND lease_owner = {owner} \
                  AND id NOT IN (SELECT known_id FROM {rows}) RETURNING {LEASED}"
             )
         })
@@ -316,10 +351,14 @@ async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
 ///
 /// The database's.
 pub async fn unpark(tx: &Tx, webhook: WebhookId) -> Result<()> {
-    for table in ["deliveries", "extra_attempts"] {
-        let sql = format!("UPDATE {table} SET parked = FALSE WHERE webhook_id = $1 AND parked = TRUE");
-        let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [webhook.0.into()]);
-        tx.db().execute_raw(statement).await?;
+    // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
+    let due = "due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END";
+    for (table, live) in
+        [("deliveries", format!(" AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", String::new())]
+    {
+        let sql = format!("UPDATE {table} SET parked = FALSE, {due} WHERE webhook_id = $1{live} AND parked = TRUE");
+        let values = [webhook.0.into(), tx.now().0.into()];
+        tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     }
     tx.announce_work();
     Ok(())
@@ -330,12 +369,13 @@ pub async fn unpark(tx: &Tx, webhook: WebhookId) -> Result<()> {
 /// # Errors
 ///
 /// The database's.
-pub async fn next_due(db: &impl ConnectionTrait) -> Result<Option<Micros>> {
+pub async fn next_due(db: &impl ConnectionTrait, now: Micros, look: Look) -> Result<Option<Micros>> {
     let sql = format!(
-        "SELECT due_us FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE \
+        "SELECT due_us FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND due_us >= $1 \
          AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT 1"
     );
-    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+    let values = [look.floor(now).0.into()];
+    let row = db.query_one_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await?;
     Ok(row.map(|row| row.try_get("", "due_us")).transpose()?.map(Micros))
 }
 
@@ -351,7 +391,9 @@ pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Snapshot)]) -> Result<()>
     let snapshots = promoted.iter().map(|(_, snapshot)| serde_json::to_string(snapshot).unwrap_or_default());
     let bulk = Bulk::new(tx.db()).uuid("chosen", promoted.iter().map(|(id, _)| id.0)).text("snapshot", snapshots);
     bulk.execute(tx.db(), |rows| {
-        format!("UPDATE deliveries SET state = {WAITING}, snapshot = r.snapshot FROM {rows} WHERE deliveries.id = r.chosen")
+        format!(
+            "UPDATE deliveries SET state = {WAITING}, reason = 0, snapshot = r.snapshot FROM {rows} WHERE deliveries.id = r.chosen"
+        )
     })
     .await?;
     Ok(())

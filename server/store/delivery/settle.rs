@@ -176,7 +176,13 @@ async fn report(tx: &Tx, settlement: &Settlement, next: Next, settled: &Settled)
     report_as(tx, settlement, next.kind(), settled, next.due()).await
 }
 
-async fn report_as(tx: &Tx, settlement: &Settlement, kind: Kind, settled: &Settled, next: Option<Micros>) -> Result<()> {
+async fn report_as(
+    tx: &Tx,
+    settlement: &Settlement,
+    kind: Kind,
+    settled: &Settled,
+    next: Option<Micros>,
+) -> Result<()> {
     let mut attempt = settlement.attempt.clone();
     attempt.number = settled.attempt_count;
     if settled.is_erased {

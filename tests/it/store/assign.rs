@@ -137,7 +137,7 @@ async fn a_deferral_fires_once_at_the_end_of_its_window() {
             let claim = |tx: store::Tx| async move {
                 tx.gate_shared().await?;
                 let config = tx.config(workspace).await?;
-                let leased = store::delivery::queue::claim(&tx, 8).await?;
+                let leased = store::delivery::queue::claim(&tx, 8, taghook::store::delivery::queue::Look::Full).await?;
                 let leased = leased.into_iter().map(|leased| {
                     let webhook = config.webhook(leased.webhook_id).unwrap().clone();
                     (leased, config.clone(), webhook)

@@ -175,7 +175,7 @@ async fn leases_of_an_unknown_commit_are_suspect() {
     other.store.local().close();
     other.assign_one(contact, tag).await;
     proxy.arm();
-    let claimed = server.store.write("claim", |tx| async move { queue::claim(&tx, 8).await }).await;
+    let claimed = server.store.write("claim", |tx| async move { queue::claim(&tx, 8, queue::Look::Full).await }).await;
     assert!(matches!(claimed, Err(Error::CommitUnknown(_))));
     assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
 }

@@ -103,8 +103,8 @@ async fn requests_are_found_among_their_likes() {
             .collect();
         let keys: Vec<&RequestKey> = keys.iter().collect();
         let (keys, db) = (&keys, server.store.read());
-        assert!(request::find(db, &[]).await.unwrap().is_empty());
-        assert!(request::find(db, keys).await.unwrap().iter().all(Option::is_none));
+        assert!(request::find(db, &[], START).await.unwrap().is_empty());
+        assert!(request::find(db, keys, START).await.unwrap().iter().all(Option::is_none));
         let remember = |from: usize| {
             server.store.write("remember", move |tx| async move {
                 let answers: Vec<_> =
@@ -115,11 +115,11 @@ async fn requests_are_found_among_their_likes() {
         remember(9).await.unwrap();
         remember(8).await.unwrap();
         assert!(matches!(remember(0).await, Err(taghook::error::Error::MetDouble)));
-        let found = request::find(db, keys).await.unwrap();
+        let found = request::find(db, keys, START).await.unwrap();
         assert_eq!(found.iter().filter(|found| found.is_some()).count(), 1);
         assert_eq!(keys[8].answer_of(found[8].as_ref().unwrap()).unwrap(), "1e3");
         // Asked twice in one statement, answered twice.
-        assert!(request::find(db, &[keys[8], keys[8]]).await.unwrap().iter().all(Option::is_some));
+        assert!(request::find(db, &[keys[8], keys[8]], START).await.unwrap().iter().all(Option::is_some));
     }
 }
 

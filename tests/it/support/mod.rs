@@ -4,10 +4,15 @@
 //!   process; [`Process`] is the built program, to be killed. Either is an [`Api`], which makes what tests begin with.
 //! - [`Receiver`] is where webhooks go; its [`Answer`]s are a test's.
 //! - [`Watch`] follows the outcomes; [`within`] puts an end to every wait. Nothing sleeps.
+//! - [`Fence`] proves that something isn't sent; [`Health`] follows a server's health; [`dump`] is all that a database holds.
 //! - [`check_error`] and [`check_invalid`] say what a refusal looks like; [`RawGrpc`] sends what no client would.
 
+mod acts;
 mod api;
 mod check;
+mod dump;
+mod fence;
+mod health;
 pub(crate) mod lost_commit;
 mod official;
 mod outcomes;
@@ -20,14 +25,18 @@ mod taghook;
 use std::future::Future;
 use std::time::Duration;
 
+pub(crate) use acts::{delays, seconds, since_start_us};
 pub(crate) use api::Api;
 pub(crate) use check::{check_error, check_invalid};
+pub(crate) use dump::dump;
+pub(crate) use fence::Fence;
+pub(crate) use health::Health;
 pub(crate) use official::OfficialLibrary;
 pub(crate) use outcomes::Watch;
 pub(crate) use process::Process;
-pub(crate) use rawgrpc::{RawAnswer, RawGrpc, frame};
+pub(crate) use rawgrpc::{RawGrpc, frame};
 pub(crate) use receiver::{Answer, Gate, Received, Receiver};
-pub(crate) use taghook::{Database, Hand, Settings, Taghook};
+pub(crate) use taghook::{Database, Taghook};
 
 /// How long anything may take that a test waits for: generous, since what it waits for is sure to come.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use super::{Received, within};
 
-/// Where `cargo xtask test` puts it.
+/// Where `cargo xtask test --install` puts it.
 const FOLDER: &str = "target/tools/standardwebhooks-1.1.0";
 const SCRIPT: &str = "tests/it/support/official.py";
 

@@ -39,6 +39,9 @@ rm -rf "$2"
 pub(crate) struct Postgres {
     /// Holds the data, the socket and the log.
     folder: PathBuf,
+    /// Where its programs are.
+    programs: PathBuf,
+    account: Account,
     databases: AtomicU32,
     template: OnceCell<()>,
     /// Runs [`WATCHDOG`].
@@ -83,7 +86,8 @@ impl Postgres {
         connection.close().await.expect("the end of the connection");
     }
 
-    fn start() -> Self {
+    /// A server of a test's own.
+    pub(crate) fn start() -> Self {
         let programs = programs();
         let folder = tempfile::Builder::new().prefix("taghook-pg-").tempdir().expect("a temporary folder").keep();
         let account = Account::of(&folder);
@@ -100,9 +104,26 @@ impl Postgres {
         let conf = OpenOptions::new().append(true).open(data.join("postgresql.conf"));
         conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("the server's settings");
 
-        let mut pg_ctl = account.command(&programs.join("pg_ctl"), &folder);
-        run(pg_ctl.arg("--pgdata").arg(&data).arg("--log").arg(folder.join("log")).args(["--wait", "start"]));
-        Self { folder, databases: AtomicU32::new(0), template: OnceCell::new(), watchdog }
+        let (databases, template) = (AtomicU32::new(0), OnceCell::new());
+        let server = Self { folder, programs, account, databases, template, watchdog };
+        server.begin();
+        server
+    }
+
+    /// Starts it; it must have been stopped.
+    pub(crate) fn begin(&self) {
+        self.control(&["--wait", "start"]);
+    }
+
+    /// Stops it at once, as if it had crashed.
+    pub(crate) fn crash(&self) {
+        self.control(&["--wait", "--mode", "immediate", "stop"]);
+    }
+
+    fn control(&self, arguments: &[&str]) {
+        let mut pg_ctl = self.account.command(&self.programs.join("pg_ctl"), &self.folder);
+        pg_ctl.arg("--pgdata").arg(self.folder.join("data")).arg("--log").arg(self.folder.join("log"));
+        run(pg_ctl.args(arguments));
     }
 }
 

@@ -14,8 +14,6 @@ use super::{Api, Database, within};
 /// A `taghook serve`. It is killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
-    /// `host:port`.
-    pub(crate) authority: String,
     api: Api,
     /// Reads its log, so that it never waits for a reader.
     log: JoinHandle<Vec<String>>,
@@ -44,7 +42,7 @@ impl Process {
         let key = database.key("default.key");
         let options = Options::new(format!("http://{authority}")).api_key(key).retries(0);
         let client = Client::connect(options.deadline(Duration::from_secs(30))).expect("a client");
-        Self { child, authority, api: Api { client }, log: tokio::spawn(collect(log)) }
+        Self { child, api: Api { client }, log: tokio::spawn(collect(log)) }
     }
 
     /// SIGKILL.
@@ -54,10 +52,15 @@ impl Process {
 
     /// SIGTERM; how it ended, and what it logged since its start.
     pub(crate) async fn terminate(mut self) -> (ExitStatus, Vec<String>) {
-        let id = self.child.id().expect("it runs");
-        let signalled = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status();
-        assert!(signalled.expect("the program `kill`").success());
+        self.signal("TERM");
         within("the graceful stop", self.ended()).await
+    }
+
+    /// Sends it a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs");
+        let signalled = std::process::Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+        assert!(signalled.expect("the program `kill`").success());
     }
 
     async fn ended(&mut self) -> (ExitStatus, Vec<String>) {

@@ -1,5 +1,6 @@
 //! The server under test, in this process.
 
+use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::postgres::Postgres;
 use super::{Api, FromDatabase, RawGrpc, within};
 
 /// Where manual clocks begin: 2026-01-01T00:00:00Z.
-const MANUAL_START: Micros = Micros(1_767_225_600_000_000);
+pub(super) const MANUAL_START: Micros = Micros(1_767_225_600_000_000);
 /// Enough for a test; many servers share one PostgreSQL.
 const CONNECTIONS: u32 = 8;
 
@@ -60,15 +61,20 @@ impl Database {
         Self { url: String::new(), folder: Arc::new(folder()) }
     }
 
-    /// A migrated database of PostgreSQL.
+    /// A migrated database of the PostgreSQL of this test run.
     pub(crate) async fn postgres() -> Self {
+        Self::on_server(Postgres::shared()).await
+    }
+
+    /// A migrated database of a PostgreSQL.
+    pub(crate) async fn on_server(postgres: &Postgres) -> Self {
         let migrated = async |url: &str| {
             let folder = folder();
             let database = Self { url: url.to_owned(), folder: Arc::new(folder) };
             let options = server::open_options(&database.settings().config, Environment::system());
             migrate(&options, Migration::Up).await.expect("the migrations");
         };
-        let url = Postgres::shared().database(migrated).await;
+        let url = postgres.database(migrated).await;
         Self { url, folder: Arc::new(folder()) }
     }
 
@@ -98,6 +104,14 @@ impl Database {
         config.database.connections = CONNECTIONS;
         config.egress.allow = vec!["127.0.0.0/8".parse().expect("a range")];
         Settings { config, clock: Clock::system() }
+    }
+
+    /// Waits until no server uses the SQLite database.
+    async fn is_free(&self) {
+        let lock = File::open(self.folder().join("taghook.lock")).expect("the lock of a server");
+        while lock.try_lock().is_err() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Reads a key of the data folder: `default.key` or `root.key`.
@@ -184,6 +198,9 @@ impl Taghook {
     pub(crate) async fn crash(self) -> Self {
         let (database, settings) = (self.database.clone(), self.settings());
         drop(self);
+        if !database.is_postgres() {
+            within("the end of what the server has left behind", database.is_free()).await;
+        }
         Self::start(database, settings).await
     }
 
@@ -215,11 +232,6 @@ impl Taghook {
     /// A connection for calls that no client makes.
     pub(crate) async fn raw(&self) -> RawGrpc {
         RawGrpc::connect(&self.authority()).await
-    }
-
-    /// The database that the server is on.
-    pub(crate) fn database(&self) -> &Database {
-        &self.database
     }
 
     /// How it was set up.

@@ -1,5 +1,8 @@
 //! From a trigger to a request, its result and its outcome.
 
+mod requests;
+mod results;
+
 use std::time::Duration;
 
 use taghook_client::v1::delivery::{Source, State};
@@ -94,7 +97,7 @@ both! {
         assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Suppressed);
         clock.advance(Duration::from_micros(1));
         assert_eq!(t.assign(&contact, &tag).await.triggers[0].decision(), Decision::Scheduled);
-        let [first, second] = &receiver.recv_all(2).await[..] else { unreachable!() };
+        let [first, second] = &receiver.recv_all(2).await[..] else { panic!("two requests") };
         assert_ne!(first.webhook_id(), second.webhook_id());
     }
 
