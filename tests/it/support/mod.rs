@@ -20,6 +20,7 @@ pub(crate) mod postgres;
 mod process;
 mod rawgrpc;
 mod receiver;
+pub(crate) mod schema;
 mod taghook;
 
 use std::future::Future;
@@ -34,7 +35,7 @@ pub(crate) use health::Health;
 pub(crate) use official::OfficialLibrary;
 pub(crate) use outcomes::Watch;
 pub(crate) use process::Process;
-pub(crate) use rawgrpc::{RawGrpc, frame};
+pub(crate) use rawgrpc::{RawAnswer, RawGrpc, frame};
 pub(crate) use receiver::{Answer, Gate, Received, Receiver};
 pub(crate) use taghook::{Database, Taghook};
 
