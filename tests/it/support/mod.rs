@@ -37,7 +37,7 @@ pub(crate) use outcomes::Watch;
 pub(crate) use process::Process;
 pub(crate) use rawgrpc::{RawAnswer, RawGrpc, frame};
 pub(crate) use receiver::{Answer, Gate, Received, Receiver};
-pub(crate) use taghook::{Database, Taghook};
+pub(crate) use taghook::{Database, Hand, Settings, Taghook};
 
 /// How long anything may take that a test waits for: generous, since what it waits for is sure to come.
 const PATIENCE: Duration = Duration::from_secs(30);

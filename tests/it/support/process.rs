@@ -14,6 +14,8 @@ use super::{Api, Database, within};
 /// A `taghook serve`. It is killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
+    /// `host:port`.
+    pub(crate) authority: String,
     api: Api,
     /// Reads its log, so that it never waits for a reader.
     log: JoinHandle<Vec<String>>,
@@ -42,7 +44,7 @@ impl Process {
         let key = database.key("default.key");
         let options = Options::new(format!("http://{authority}")).api_key(key).retries(0);
         let client = Client::connect(options.deadline(Duration::from_secs(30))).expect("a client");
-        Self { child, api: Api { client }, log: tokio::spawn(collect(log)) }
+        Self { child, authority, api: Api { client }, log: tokio::spawn(collect(log)) }
     }
 
     /// SIGKILL.

@@ -14,7 +14,7 @@ use taghook_client::webhook;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::interval;
+use tokio::time::Instant;
 
 use super::within;
 
@@ -34,6 +34,10 @@ pub(crate) struct Received {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// When the request had come.
+    pub(crate) at: Instant,
+    /// The number of its connection, from 0.
+    pub(crate) connection: usize,
 }
 
 /// How a request is answered: 200 and nothing else, unless more is said.
@@ -276,15 +280,15 @@ fn head(status: u16, headers: &[(&str, &str)], length: Option<usize>) -> Bytes {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
-        shared.connections.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(serve(stream, Arc::clone(&shared)));
+        let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(serve(stream, connection, Arc::clone(&shared)));
     }
 }
 
 /// Answers the requests of a connection until one of the two ends it.
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
+async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
     let mut buffer = BytesMut::new();
-    while let Some(received) = read(&mut stream, &mut buffer).await {
+    while let Some(received) = read(&mut stream, &mut buffer, connection).await {
         let next = shared.next.lock().unwrap().pop_front();
         let answer = next.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
         shared.requests.fetch_add(1, Ordering::SeqCst);
@@ -304,10 +308,9 @@ async fn write(stream: &mut TcpStream, answer: Answer) -> bool {
     match answer.act {
         Act::Write(bytes) => stream.write_all(&bytes).await.is_ok(),
         Act::Drip { head, body, pause } => {
-            let mut ticks = interval(pause);
             let mut is_open = stream.write_all(&head).await.is_ok();
             for byte in body {
-                ticks.tick().await;
+                tokio::time::sleep(pause).await;
                 is_open = is_open && stream.write_all(&[byte]).await.is_ok();
             }
             is_open
@@ -332,7 +335,7 @@ async fn write(stream: &mut TcpStream, answer: Answer) -> bool {
 }
 
 /// Reads a request; `None` at the end of the connection.
-async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Option<Received> {
+async fn read(stream: &mut TcpStream, buffer: &mut BytesMut, connection: usize) -> Option<Received> {
     let end = loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;
@@ -356,7 +359,7 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Option<Received>
         }
     }
     let body = buffer.split_to(length).freeze();
-    Some(Received { method, target, headers, body })
+    Some(Received { method, target, headers, body, at: Instant::now(), connection })
 }
 
 fn header(line: &str) -> (HeaderName, HeaderValue) {

@@ -234,6 +234,11 @@ impl Taghook {
         RawGrpc::connect(&self.authority()).await
     }
 
+    /// The database that the server is on.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// How it was set up.
     fn settings(&self) -> Settings {
         Settings { config: self.settings.config.clone(), clock: self.settings.clock.clone() }
