@@ -1,10 +1,156 @@
 //! Keys: no entry without one, and only as far as it opens.
 
+use std::time::Duration;
+
 use prost::Message;
-use taghook_client::v1::{ErrorReason, GetTagRequest, ListWorkspacesRequest, Tag};
+use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, ReflectMessage, Value};
+use taghook_client::v1::api_key::Scope;
+use taghook_client::v1::{self, ApiKey, ErrorReason, GetTagRequest, ListWorkspacesRequest, Tag, Workspace};
 use taghook_client::{Code, Error};
 
-use crate::support::{Taghook, both, check_error, frame};
+use crate::support::schema::{alternatives, methods, path};
+use crate::support::{Database, Receiver, Taghook, both, check_error, frame};
+
+/// What another workspace has.
+struct Theirs {
+    contact: String,
+    tag: String,
+    webhook: String,
+    webhook_event: String,
+    delivery: String,
+    field: String,
+    event: String,
+}
+
+impl Theirs {
+    fn all(&self) -> [&str; 7] {
+        [&self.contact, &self.tag, &self.webhook, &self.webhook_event, &self.delivery, &self.field, &self.event]
+    }
+
+    /// The id that a field of this name, in a message of this name, stands for.
+    fn id(&self, message: &str, field: &str) -> Option<&str> {
+        let kind = match field {
+            "id" => message,
+            "request_id" => return None,
+            _ => field.strip_suffix("_ids").or_else(|| field.strip_suffix("_id"))?,
+        };
+        Some(match kind {
+            "contact" | "Contact" => &self.contact,
+            "tag" | "activation_tag" | "Tag" => &self.tag,
+            "webhook" | "Webhook" => &self.webhook,
+            "webhook_event" | "WebhookEvent" => &self.webhook_event,
+            "delivery" | "Delivery" => &self.delivery,
+            "Field" => &self.field,
+            "Event" => &self.event,
+            other => panic!("whose id is {other} ({field} of {message})? Say so here"),
+        })
+    }
+
+    /// Puts the ids everywhere, and something good into what else is needed.
+    fn fill(&self, message: &mut DynamicMessage, noun: &str) {
+        let descriptor = message.descriptor();
+        let others: Vec<String> = alternatives(&descriptor).into_iter().skip(1).collect();
+        for field in descriptor.fields().filter(|field| !others.iter().any(|other| other == field.name())) {
+            let value = match field.kind() {
+                Kind::String => {
+                    let known = match field.name() {
+                        "name" => Some("a name"),
+                        "key" => Some("a_key"),
+                        "type" => Some("form.subscribed"),
+                        "url" => Some("https://example.com/"),
+                        "email" => Some("ada@example.com"),
+                        name => self.id(noun, name),
+                    };
+                    known.map(|text| Value::String(text.to_owned()))
+                }
+                Kind::Enum(_) if field.name() == "start_at" => Some(Value::EnumNumber(2)),
+                Kind::Enum(_) if !field.is_list() => Some(Value::EnumNumber(1)),
+                Kind::Message(inner) if inner.full_name().starts_with("taghook.") && !field.is_map() => {
+                    let is_wanted = !matches!(field.name(), "parameters" | "headers" | "retry_policy");
+                    is_wanted.then(|| {
+                        let noun = if inner.name() == "Filter" || inner.name().ends_with("Request") { noun } else { inner.name() };
+                        let mut made = DynamicMessage::new(inner.clone());
+                        self.fill(&mut made, noun);
+                        Value::Message(made)
+                    })
+                }
+                _ => None,
+            };
+            if let Some(value) = value.filter(|_| !field.is_map()) {
+                message.set_field(&field, if field.is_list() { Value::List(vec![value]) } else { value });
+            }
+        }
+    }
+}
+
+/// Makes a workspace's key.
+async fn key(t: &Taghook, workspace: &str, scopes: &[Scope], expires: Option<prost_types::Timestamp>) -> (ApiKey, String) {
+    let api_key = ApiKey {
+        name: "test".into(),
+        scopes: scopes.iter().map(|scope| (*scope).into()).collect(),
+        expire_time: expires,
+        ..Default::default()
+    };
+    let request = v1::CreateApiKeyRequest { workspace_id: workspace.into(), api_key: Some(api_key) };
+    let made = t.root.workspaces().create_api_key(request).await.expect("a key").into_inner();
+    (made.api_key.expect("the key"), made.secret)
+}
+
+async fn default_workspace(t: &Taghook) -> String {
+    let list = t.root.workspaces().list_workspaces(ListWorkspacesRequest::default()).await.expect("workspaces");
+    list.into_inner().workspaces.remove(0).id
+}
+
+async fn workspace(t: &Taghook, name: &str) -> String {
+    let workspace = Some(Workspace { name: name.into(), ..Default::default() });
+    let request = v1::CreateWorkspaceRequest { workspace, ..Default::default() };
+    t.root.workspaces().create_workspace(request).await.expect("a workspace").into_inner().id
+}
+
+async fn theirs(t: &Taghook) -> Theirs {
+    let receiver = Receiver::start().await;
+    let contact = t.contact("ada@example.com").await;
+    let tag = t.tag("customer").await;
+    let webhook = t.webhook(&receiver, &tag, |_| {}).await;
+    let tagged = t.assign(&contact, &tag).await;
+    let field = v1::Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
+    let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
+    let event = v1::Event { r#type: "form.subscribed".into(), ..Default::default() };
+    let event = v1::RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
+    Theirs {
+        contact: contact.id,
+        tag: tag.id,
+        webhook_event: webhook.events[0].id.clone(),
+        webhook: webhook.id,
+        delivery: tagged.triggers[0].delivery_ids[0].clone(),
+        field: t.client.fields().create_field(field).await.expect("a field").into_inner().id,
+        event: t.client.events().record_event(event).await.expect("an event").into_inner().event.expect("it").id,
+    }
+}
+
+/// What a method answers that is given the ids of another workspace.
+fn expected(method: &MethodDescriptor) -> Code {
+    match method.name() {
+        // They name nothing that exists, but for a webhook's tags, which are fields of it.
+        "CreateContact" | "CreateField" | "CreateTag" => Code::Ok,
+        "CreateWebhook" => Code::InvalidArgument,
+        // Each item has an answer of its own.
+        "BatchTagContacts" => Code::Ok,
+        // Filters that nothing of the workspace fits.
+        "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries" => Code::Ok,
+        "StreamOutcomes" => Code::DeadlineExceeded,
+        _ => Code::NotFound,
+    }
+}
+
+fn is_root(method: &MethodDescriptor) -> bool {
+    method.parent_service().name() == "WorkspaceService"
+}
+
+fn is_read(method: &MethodDescriptor) -> bool {
+    let name = method.name();
+    name != "GetWebhookSecret" && ["Get", "List", "Lookup", "Preview", "Stream"].iter().any(|verb| name.starts_with(verb))
+}
 
 both! {
     async fn without_a_good_key_there_is_no_entry(t: Taghook) {
@@ -41,5 +187,90 @@ both! {
         assert_eq!(answer.error().reason, ErrorReason::MalformedRequest, "{answer:?}");
         let answer = raw.call("/taghook.v1.TagService/NoSuchMethod", &headers, frame(b"")).await;
         assert_eq!(answer.status().code(), Code::Unimplemented, "{answer:?}");
+    }
+
+    /// Whatever method there is: no key of one workspace reaches what another one has.
+    async fn other_workspaces_are_out_of_sight_on_every_method(t: Taghook) {
+        let theirs = theirs(&t).await;
+        let ours = workspace(&t, "ours").await;
+        let (_, secret) = key(&t, &ours, &[Scope::Admin], None).await;
+        let raw = t.raw().await;
+        let mut methods: Vec<_> = methods().into_iter().filter(|method| !is_root(method)).collect();
+        // What would be created has the e-mail of theirs, which others look for.
+        methods.sort_by_key(|method| method.name().starts_with("Create"));
+        for method in methods {
+            let mut request = DynamicMessage::new(method.input());
+            let service = method.parent_service();
+            theirs.fill(&mut request, service.name().trim_end_matches("Service"));
+            let answer = raw.invoke(Some(&secret), &method, &request).await;
+            let error = answer.status();
+            assert_eq!(error.code(), expected(&method), "{}: {error:?}\n{request:?}", path(&method));
+            let data = String::from_utf8_lossy(&answer.data);
+            if method.name() == "BatchTagContacts" {
+                assert!(data.contains("NOT_FOUND"), "{data}");
+            } else {
+                assert!(theirs.all().iter().all(|id| !data.contains(id)), "{}: {data}", path(&method));
+            }
+        }
+        let request = v1::GetDeliveryRequest { id: theirs.delivery.clone() };
+        t.client.deliveries().get_delivery(request).await.expect("what was theirs is still there");
+        let request = v1::GetContactRequest { id: theirs.contact.clone() };
+        t.client.contacts().get_contact(request).await.expect("what was theirs is still there");
+    }
+
+    async fn every_method_needs_a_key(t: Taghook) {
+        let raw = t.raw().await;
+        for method in methods() {
+            for key in [None, Some("thk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")] {
+                let answer = raw.invoke(key, &method, &DynamicMessage::new(method.input())).await;
+                let error = answer.error();
+                let expected = (Code::Unauthenticated, ErrorReason::Unauthenticated);
+                assert_eq!((error.code, error.reason), expected, "{}", path(&method));
+            }
+        }
+    }
+
+    async fn a_key_goes_as_far_as_its_scopes_on_every_method(t: Taghook) {
+        let (_, reader) = key(&t, &default_workspace(&t).await, &[Scope::Read], None).await;
+        let root = t.database().key("root.key");
+        let raw = t.raw().await;
+        for method in methods() {
+            let request = DynamicMessage::new(method.input());
+            for (key, is_allowed) in [(&reader, is_read(&method) && !is_root(&method)), (&root, is_root(&method))] {
+                let error = raw.invoke(Some(key), &method, &request).await.status();
+                let is_refused = error.code() == Code::PermissionDenied;
+                assert_eq!(is_refused, !is_allowed, "{}: {error:?}", path(&method));
+                if is_refused {
+                    assert_eq!(Error::from(error).reason, ErrorReason::ScopeMissing, "{}", path(&method));
+                }
+            }
+        }
+    }
+
+    async fn a_revoked_key_opens_nothing(t: Taghook) {
+        let (api_key, secret) = key(&t, &default_workspace(&t).await, &[Scope::Read], None).await;
+        let client = t.client_with(Some(&secret));
+        client.tags().list_tags(v1::ListTagsRequest::default()).await.expect("a key that works");
+        for _ in 0..2 {
+            let request = v1::RevokeApiKeyRequest { id: api_key.id.clone(), ..Default::default() };
+            let revoked = t.root.workspaces().revoke_api_key(request).await.expect("a revocation").into_inner();
+            assert!(revoked.revoke_time.is_some());
+        }
+        let refused = client.tags().list_tags(v1::ListTagsRequest::default()).await;
+        check_error(refused, Code::Unauthenticated, ErrorReason::Unauthenticated);
+    }
+
+    async fn an_expired_key_opens_nothing(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        // 2026-01-01T00:01:00Z, a minute after the clock's start.
+        let expires = prost_types::Timestamp { seconds: 1_767_225_660, nanos: 0 };
+        let (_, secret) = key(&t, &default_workspace(&t).await, &[Scope::Read], Some(expires)).await;
+        let client = t.client_with(Some(&secret));
+        clock.advance(Duration::from_secs(60) - Duration::from_micros(1));
+        client.tags().list_tags(v1::ListTagsRequest::default()).await.expect("a key that works");
+        clock.advance(Duration::from_micros(1));
+        let refused = client.tags().list_tags(v1::ListTagsRequest::default()).await;
+        check_error(refused, Code::Unauthenticated, ErrorReason::Unauthenticated);
     }
 }

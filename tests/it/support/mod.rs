@@ -20,6 +20,7 @@ pub(crate) mod postgres;
 mod process;
 mod rawgrpc;
 mod receiver;
+pub(crate) mod schema;
 mod taghook;
 
 use std::future::Future;

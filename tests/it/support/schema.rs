@@ -1,0 +1,50 @@
+//! The API as its descriptors have it, for tests that walk all of it.
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
+
+use super::{RawAnswer, RawGrpc, frame};
+
+/// Every method of the API.
+pub(crate) fn methods() -> Vec<MethodDescriptor> {
+    let pool = DescriptorPool::decode(taghook::pb::FILE_DESCRIPTOR_SET).expect("the descriptors");
+    let methods: Vec<_> = pool
+        .services()
+        .filter(|service| service.full_name().starts_with("taghook."))
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .collect();
+    assert!(methods.len() >= 49, "{} methods", methods.len());
+    methods
+}
+
+/// The path of a method's calls.
+pub(crate) fn path(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
+/// The fields of which a message takes one alone (`buf.validate.message`).
+pub(crate) fn alternatives(message: &MessageDescriptor) -> Vec<String> {
+    let rules = message.parent_pool().get_extension_by_name("buf.validate.message").expect("the rules' extension");
+    let options = message.options();
+    let rules = options.get_extension(&rules);
+    let groups = rules.as_message().and_then(|rules| rules.get_field_by_name("oneof").map(|groups| groups.into_owned()));
+    let Some(Value::List(groups)) = groups else { return Vec::new() };
+    let fields = groups.iter().filter_map(|group| group.as_message()?.get_field_by_name("fields").map(|it| it.into_owned()));
+    fields
+        .flat_map(|fields| fields.as_list().map(<[Value]>::to_vec).unwrap_or_default())
+        .filter_map(|field| field.as_str().map(str::to_owned))
+        .collect()
+}
+
+impl RawGrpc {
+    /// Calls a method with a message made of its descriptor. A stream ends after a quarter of a second.
+    pub(crate) async fn invoke(&self, key: Option<&str>, method: &MethodDescriptor, message: &DynamicMessage) -> RawAnswer {
+        let authorization = key.map(|key| format!("Bearer {key}"));
+        let mut headers: Vec<(&str, &str)> = Vec::new();
+        headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+        if method.is_server_streaming() {
+            headers.push(("grpc-timeout", "250m"));
+        }
+        self.call(&path(method), &headers, frame(&message.encode_to_vec())).await
+    }
+}
