@@ -16,6 +16,7 @@ mod deletion;
 mod dispatch;
 mod egress;
 mod headers;
+mod hostile;
 mod manual;
 mod outcomes;
 mod pausing;

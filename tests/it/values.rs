@@ -1,5 +1,6 @@
 //! Values of contacts and of the system, byte for byte as they arrive.
 
+use taghook_client::Code;
 use taghook_client::v1::attempt::ErrorClass;
 use taghook_client::v1::delivery::{Source, State};
 use taghook_client::v1::field::Type;
@@ -10,7 +11,6 @@ use taghook_client::v1::{
     Contact, CreateContactRequest, CreateFieldRequest, DeliveryReason, ErrorReason, Field, PreviewWebhookRequest,
     TestWebhookRequest, WebhookEvent,
 };
-use taghook_client::Code;
 
 use crate::support::{Api, Database, Receiver, Taghook, Watch, both, check_error};
 
