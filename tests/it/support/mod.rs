@@ -36,7 +36,7 @@ pub(crate) use official::OfficialLibrary;
 pub(crate) use outcomes::Watch;
 pub(crate) use process::Process;
 pub(crate) use rawgrpc::{RawAnswer, RawGrpc, frame};
-pub(crate) use receiver::{Answer, Gate, Received, Receiver};
+pub(crate) use receiver::{Answer, Gate, Received, Receiver, silent_port};
 pub(crate) use taghook::{Database, Hand, Settings, Taghook};
 
 /// How long anything may take that a test waits for: generous, since what it waits for is sure to come.

@@ -31,8 +31,14 @@ impl Process {
 
     /// Starts a server and waits until it serves.
     pub(crate) async fn serve(database: &Database) -> Self {
+        Self::serve_with(database, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) async fn serve_with(database: &Database, environment: &[(&str, &str)]) -> Self {
         let mut command = Self::command(&["serve", "--listen", "127.0.0.1:0", "--allow-egress", "127.0.0.0/8"]);
         command
+            .envs(environment.iter().copied())
             .env("TAGHOOK_DATA_DIR", database.folder())
             .env("TAGHOOK_DATABASE_URL", database.url())
             .env("TAGHOOK_LOG_FORMAT", "json")

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use taghook_client::webhook;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 use super::within;
@@ -211,6 +211,11 @@ impl Answer {
         Self::acting(Act::Drip { head, body, pause })
     }
 
+    /// These bytes one by one, from the first of the head on.
+    pub(crate) fn drip_raw(bytes: impl Into<Bytes>, pause: Duration) -> Self {
+        Self::acting(Act::Drip { head: Bytes::new(), body: bytes.into(), pause })
+    }
+
     /// 200 with a body that has no end.
     pub(crate) fn flood() -> Self {
         let head = head(200, &[], None);
@@ -258,6 +263,13 @@ impl Gate {
         // The sender is in this very gate.
         self.0.subscribe().wait_for(|is_open| *is_open).await.expect("the gate");
     }
+}
+
+/// A port of 127.0.0.1 that is taken, so that no other test gets it, and where nobody listens.
+pub(crate) fn silent_port() -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    socket
 }
 
 fn head(status: u16, headers: &[(&str, &str)], length: Option<usize>) -> Bytes {
