@@ -1,13 +1,23 @@
 //! What becomes of requests that get no answer, and of answers that put off the next one.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use taghook_client::v1::RetryPolicy;
 use taghook_client::v1::attempt::ErrorClass;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
+use taghook_client::v1::webhook_event::Method;
 
-use crate::support::{Answer, Database, Receiver, Taghook, Watch, both};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Answer, Database, Receiver, Taghook, Watch, both, delays, seconds, silent_port, within};
 
 /// Sends to a URL that can't be called; the attempt has this class, and so has the retry.
 async fn check_retried(database: Database, url: &str, expected: ErrorClass) -> Taghook {
@@ -37,11 +47,34 @@ async fn check_retried(database: Database, url: &str, expected: ErrorClass) -> T
     t
 }
 
+/// Answers one request on each connection by TLS. Its address, its certificate in PEM, and what it decrypts.
+async fn serve_tls() -> (SocketAddr, String, mpsc::UnboundedReceiver<Vec<u8>>) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("its key");
+    let chain = vec![CertificateDer::from(made.cert.der().to_vec())];
+    let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("versions of TLS").with_no_client_auth();
+    let acceptor = TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).expect("a server's settings")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let (sender, decrypted) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut bytes = Vec::new();
+            while !bytes.windows(4).any(|window| window == b"\r\n\r\n") && stream.read_buf(&mut bytes).await.is_ok() {}
+            let _ = sender.send(bytes);
+            let _ = stream.write_all(b"HTTP/1.1 204 x\r\n\r\n").await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (address, made.cert.pem(), decrypted)
+}
+
 both! {
     async fn a_port_where_nobody_listens_is_refused(database: Database) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        drop(listener);
+        let silent = silent_port();
+        let url = format!("http://{}/", silent.local_addr().unwrap());
         check_retried(database, &url, ErrorClass::ConnectionRefused).await;
     }
 
@@ -100,6 +133,123 @@ both! {
             let (least, most) = (Duration::from_millis(least_ms), Duration::from_millis(most_ms));
             assert!((least..=most).contains(&wait), "{header}: {wait:?}");
             assert_eq!(receiver.count(), number + 1);
+        }
+    }
+
+    /// Nothing of the request is told to whoever can't show who it is.
+    async fn a_certificate_is_checked_before_anything_is_sent(database: Database) {
+        let (address, pem, mut decrypted) = serve_tls().await;
+        let url = format!("https://{address}/hook");
+        let t = check_retried(database.clone(), &url, ErrorClass::Tls).await;
+        t.stop().await;
+        assert!(decrypted.try_recv().is_err());
+
+        // The operator vouches for it.
+        let mut settings = database.settings();
+        settings.config.egress.extra_ca_file = database.folder().join("ca.pem");
+        std::fs::write(&settings.config.egress.extra_ca_file, pem).expect("a file");
+        let t = Taghook::start(database, settings).await;
+        let receiver = Receiver::start().await;
+        let contact = t.contact("bob@example.com").await;
+        let tag = t.tag("other").await;
+        t.webhook(&receiver, &tag, |webhook| webhook.url = url).await;
+        let mut watch = Watch::now(&t.client).await;
+        t.assign(&contact, &tag).await;
+        let delivered = watch.expect(Kind::Delivered).await;
+        assert_eq!(delivered.attempt.expect("the attempt").status_code, 204);
+        let request = within("the request", decrypted.recv()).await.expect("a request");
+        assert!(request.starts_with(b"POST /hook HTTP/1.1\r\n"), "{}", String::from_utf8_lossy(&request));
+    }
+
+    /// Neither silence nor a drip outlasts the deadline, wherever in the answer it is; each counts as sent.
+    async fn an_answer_that_does_not_end_in_time_is_retried(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let silence = Answer::raw("");
+        let half_a_head = Answer::raw("HTTP/1.1 200 OK\r\nx: ");
+        let half_a_body = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+        let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(100));
+        let slow_head = Answer::drip_raw(head, Duration::from_millis(50));
+        let mut watch = Watch::now(&t.client).await;
+        for (number, (answer, status, body)) in
+            [(silence, 0, ""), (half_a_head, 0, ""), (half_a_body, 200, "half"), (slow_head, 0, "")].into_iter().enumerate()
+        {
+            let receiver = Receiver::start().await;
+            receiver.answer_next([answer]);
+            let contact = t.contact(&format!("{number}@example.com")).await;
+            let tag = t.tag(&number.to_string()).await;
+            t.webhook(&receiver, &tag, |webhook| {
+                webhook.timeout = seconds(1);
+                webhook.retry_policy = delays(&[60]);
+            })
+            .await;
+            t.assign(&contact, &tag).await;
+            let failed = watch.expect(Kind::AttemptFailed).await;
+            let [attempt] = &t.attempts(&failed.delivery_id).await[..] else { panic!("one attempt") };
+            assert_eq!((attempt.error_class(), attempt.status_code), (ErrorClass::Timeout, status), "{attempt:?}");
+            assert_eq!(attempt.response_body, body);
+            let duration = attempt.duration.expect("a duration");
+            assert!((1..=3).contains(&duration.seconds), "{duration:?}");
+            // The connection that is still busy isn't used for the next attempt.
+            clock.advance_to(failed.next_attempt_time.expect("a retry"));
+            watch.expect(Kind::Delivered).await;
+            assert_eq!((receiver.count(), receiver.connections()), (2, 2));
+        }
+    }
+
+    /// The receiver closes each connection once it has answered, and doesn't say so beforehand. Whether or not a request
+    /// meets such a connection, it isn't sent twice, and what came is what is logged.
+    async fn a_connection_that_the_receiver_has_closed_costs_no_second_request(t: Taghook) {
+        let mut receiver = Receiver::start().await;
+        receiver.answer(Answer::close_after("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"));
+        let tag = t.tag("customer").await;
+        t.webhook(&receiver, &tag, |webhook| webhook.retry_policy = delays(&[])).await;
+        let mut watch = Watch::now(&t.client).await;
+        let mut sent = Vec::new();
+        for number in 0..20 {
+            let contact = t.contact(&format!("{number}@example.com")).await;
+            t.assign(&contact, &tag).await;
+            let outcome = watch.next().await;
+            let attempt = outcome.attempt.clone().expect("the attempt");
+            assert_eq!((attempt.number, t.attempts(&outcome.delivery_id).await.len()), (1, 1));
+            if outcome.kind() == Kind::Delivered {
+                sent.push(outcome.delivery_id);
+            } else {
+                let classes = [ErrorClass::ConnectionClosed, ErrorClass::ConnectionReset];
+                assert!(classes.contains(&attempt.error_class()), "{outcome:?}");
+            }
+        }
+        // A failed one may or may not have arrived; the delivered ones have, once each.
+        let mut arrived: Vec<_> = std::iter::from_fn(|| receiver.try_recv()).collect();
+        arrived.retain(|received| sent.iter().any(|id| id == received.webhook_id()));
+        let arrived: Vec<_> = arrived.iter().map(|received| received.webhook_id().to_owned()).collect();
+        assert_eq!(arrived, sent);
+        assert!(!sent.is_empty() && receiver.count() <= 20, "{} of 20", receiver.count());
+    }
+
+    /// An idempotent method or a reused connection is no reason to send again on one's own account.
+    async fn a_request_that_is_lost_on_a_kept_connection_is_one_attempt(t: Taghook) {
+        let receiver = Receiver::start().await;
+        let tag = t.tag("customer").await;
+        let webhook = t
+            .webhook(&receiver, &tag, |webhook| {
+                webhook.retry_policy = delays(&[]);
+                webhook.events[0].method = Method::Get.into();
+            })
+            .await;
+        let contact = t.contact("ada@example.com").await;
+        let mut watch = Watch::now(&t.client).await;
+        for (lost, class) in
+            [(Answer::close(), ErrorClass::ConnectionClosed), (Answer::reset(), ErrorClass::ConnectionReset)]
+        {
+            receiver.answer_next([Answer::ok(), lost]);
+            let before = receiver.count();
+            t.trigger(&webhook, &contact).await;
+            watch.expect(Kind::Delivered).await;
+            t.trigger(&webhook, &contact).await;
+            let exhausted = watch.expect(Kind::Exhausted).await;
+            assert_eq!(exhausted.attempt.expect("the attempt").error_class(), class);
+            assert_eq!((receiver.count(), t.attempts(&exhausted.delivery_id).await.len()), (before + 2, 1));
         }
     }
 }
