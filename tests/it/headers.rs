@@ -1,15 +1,29 @@
 //! The headers of a webhook: what may be set, and what is never told again.
 
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook::Header;
 use taghook_client::v1::{
     CreateWebhookRequest, GetWebhookRequest, ListWebhooksRequest, PreviewWebhookRequest, UpdateWebhookRequest, Webhook,
     WebhookEvent,
 };
 
-use crate::support::{Answer, Database, Process, Receiver, Taghook, both, check_invalid};
+use crate::support::{Answer, Database, Process, Receiver, Taghook, Watch, both, check_invalid, dump};
 
 fn header(name: &str, value: &str, sensitive: bool) -> Header {
     Header { name: name.into(), value: value.into(), sensitive }
+}
+
+/// Whether any file of a folder has these bytes, those of its keys left out.
+fn files_have(folder: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).expect("the data folder").any(|entry| {
+        let path = entry.expect("a file").path();
+        path.extension().is_none_or(|extension| extension != "key")
+            && std::fs::read(&path).expect("its bytes").windows(bytes.len()).any(|window| window == bytes)
+    })
 }
 
 both! {
@@ -118,6 +132,61 @@ both! {
         let log = log.join("\n");
         for hidden in ["hush", secret.as_str(), key.as_str()] {
             assert!(!log.contains(hidden), "{hidden} is in the log:\n{log}");
+        }
+    }
+
+    /// Rows and files hold none of them: neither what a caller gave nor what the server made, as text or as bytes.
+    async fn a_database_holds_no_secret_that_can_be_read(database: Database) {
+        let t = Taghook::start(database.clone(), database.settings()).await;
+        let mut receiver = Receiver::start().await;
+        let tag = t.tag("customer").await;
+        let draft = Webhook {
+            name: "test".into(),
+            url: receiver.url("/hook"),
+            activation_tag_ids: vec![tag.id.clone()],
+            events: vec![WebhookEvent::default()],
+            headers: vec![
+                header("x-open", "open-value", false),
+                header("x-token", "hush-token", true),
+                header("cookie", "hush-cookie", false),
+            ],
+            ..Default::default()
+        };
+        let request = CreateWebhookRequest { webhook: Some(draft), request_id: "a-webhook".into() };
+        let webhook = t.client.webhooks().create_webhook(request).await.unwrap().into_inner();
+        let webhook = t
+            .update(&webhook, &["headers"], |webhook| webhook.headers[1].value = "hush-newer".into())
+            .await;
+        let contact = t.contact("ada@example.com").await;
+        let mut watch = Watch::now(&t.client).await;
+        t.assign(&contact, &tag).await;
+        let received = receiver.recv().await;
+        assert_eq!((received.header("x-token"), received.header("cookie")), ("hush-newer", "hush-cookie"));
+        watch.expect(Kind::Delivered).await;
+
+        let secret = t.secret(&webhook).await;
+        let encoded = secret.strip_prefix("whsec_").expect("a secret of Standard Webhooks").to_owned();
+        let raw = STANDARD.decode(&encoded).expect("base64");
+        let hidden: Vec<Vec<u8>> = ["hush-token", "hush-cookie", "hush-newer", &encoded, &t.key()]
+            .into_iter()
+            .map(|text| text.as_bytes().to_vec())
+            .chain([raw])
+            .collect();
+        drop(watch);
+        t.stop().await;
+
+        // The files come first: whoever reads the rows makes and removes some.
+        for bytes in &hidden {
+            let text = String::from_utf8_lossy(bytes);
+            assert!(!files_have(database.folder(), bytes), "{text} is in a file");
+        }
+        assert!(database.is_postgres() || files_have(database.folder(), b"open-value"), "the files are the database's");
+        let rows = dump(&database).await;
+        assert!(rows.contains("open-value"), "what isn't secret is there to be found");
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        for bytes in &hidden {
+            let text = String::from_utf8_lossy(bytes).to_lowercase();
+            assert!(!rows.contains(&text) && !rows.contains(&hex(bytes)), "{text} is in a row");
         }
     }
 }
