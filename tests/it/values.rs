@@ -213,7 +213,9 @@ both! {
         assert_eq!((receiver.count(), receiver.connections()), (0, 0));
     }
 
-    async fn a_preview_is_what_is_sent(t: Taghook) {
+    async fn a_preview_is_what_is_sent(database: Database) {
+        let (settings, _clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
         let mut receiver = Receiver::start().await;
         let (contact, parameters) = of_each_kind(&t).await;
         let tag = t.tag("customer").await;
@@ -223,6 +225,7 @@ both! {
                 webhook.events = vec![
                     event(Method::Post, Encoding::Form, &parameters),
                     event(Method::Post, Encoding::Json, &parameters),
+                    event(Method::Post, Encoding::StandardWebhooks, &parameters),
                     event(Method::Get, Encoding::Unspecified, &parameters),
                 ];
             })
@@ -233,10 +236,10 @@ both! {
             ..Default::default()
         };
         let preview = t.client.webhooks().preview_webhook(request).await.expect("a preview").into_inner();
-        assert_eq!((receiver.connections(), preview.requests.len()), (0, 3), "a preview sends nothing");
+        assert_eq!((receiver.connections(), preview.requests.len()), (0, 4), "a preview sends nothing");
 
         let tagged = t.assign(&contact, &tag).await;
-        let received = receiver.recv_all(3).await;
+        let received = receiver.recv_all(4).await;
         for ((rendered, event), delivery_id) in
             preview.requests.iter().zip(&webhook.events).zip(&tagged.triggers[0].delivery_ids)
         {
@@ -312,5 +315,54 @@ both! {
         assert_eq!(tagged.triggers[0].delivery_ids.len(), 2);
         receiver.recv_all(2).await;
         assert_eq!(receiver.count(), 4);
+    }
+
+    /// A test of what can't be built says why, and reaches nobody.
+    async fn a_test_tells_why_nothing_was_sent(t: Taghook) {
+        let receiver = Receiver::start().await;
+        let contact = t.contact_with("ada@example.com", &[("first_name", "..")]).await;
+        let tag = t.tag("customer").await;
+        let webhook = t
+            .webhook(&receiver, &tag, |webhook| {
+                webhook.url = receiver.url("/__name__");
+                webhook.events = vec![event(Method::Post, Encoding::Form, &[field("name", "first_name")])];
+            })
+            .await;
+        let tested = t.test(&webhook, &contact).await;
+        let (delivery, attempt) = (tested.delivery.expect("a delivery"), tested.attempt.expect("an attempt"));
+        assert_eq!((attempt.error_class(), attempt.status_code), (ErrorClass::UnsafePath, 0));
+        assert_eq!((delivery.state(), delivery.reason()), (State::Exhausted, DeliveryReason::UnsafePath));
+        assert_eq!(receiver.connections(), 0);
+    }
+
+    /// Names are the endpoint's business: any text, encoded where it stands.
+    async fn names_of_parameters_may_be_any_text(t: Taghook) {
+        let mut receiver = Receiver::start().await;
+        let contact = t.contact_with("ada@example.com", &[("first_name", "Ada")]).await;
+        let tag = t.tag("customer").await;
+        let names = ["a b", "é&=", "x[]", "🦊", "\"\\\n", "__first_name__", "%2e"];
+        let parameters = names.map(|name| field(name, "first_name"));
+        let mut events = [Encoding::Form, Encoding::Json].map(|encoding| event(Method::Post, encoding, &parameters));
+        events[0].email_parameter_name = "e-mail?".into();
+        let get = event(Method::Get, Encoding::Unspecified, &parameters);
+        let webhook = t
+            .webhook(&receiver, &tag, |webhook| webhook.events = events.into_iter().chain([get]).collect())
+            .await;
+        let tagged = t.assign(&contact, &tag).await;
+        let received = receiver.recv_all(3).await;
+        let [form, json, get] = [0, 1, 2].map(|index| {
+            let id = &tagged.triggers[0].delivery_ids[index];
+            received.iter().find(|received| received.webhook_id() == id).expect("its request")
+        });
+        let pairs = "a+b=Ada&%C3%A9%26%3D=Ada&x%5B%5D=Ada&%F0%9F%A6%8A=Ada&%22%5C%0A=Ada&__first_name__=Ada&%252e=Ada";
+        assert_eq!(form.text(), format!("e-mail%3F=ada%40example.com&{pairs}"));
+        assert_eq!(get.target, format!("/hook?email=ada%40example.com&{pairs}"));
+        let expected = "{\"email\":\"ada@example.com\",\"a b\":\"Ada\",\"é&=\":\"Ada\",\"x[]\":\"Ada\",\
+            \"🦊\":\"Ada\",\"\\\"\\\\\\n\":\"Ada\",\"__first_name__\":\"Ada\",\"%2e\":\"Ada\"}";
+        assert_eq!(json.text(), expected);
+        let secret = t.secret(&webhook).await;
+        for received in &received {
+            received.verify(&secret).unwrap();
+        }
     }
 }
