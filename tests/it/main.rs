@@ -26,6 +26,7 @@ mod servers;
 mod store;
 mod support;
 mod tidy;
+mod traces;
 mod transport_errors;
 mod triggers;
 mod values;
