@@ -1,8 +1,8 @@
 //! What a tag sets off.
 //!
 //! Who is who:
-//! - [`assign`]: the only way in which a tag reaches a contact. It takes a slice, so that one call and a batch are the same.
-//! - [`fire`]: what triggers become: cooldown, decision, deliveries. Every source goes through it.
+//! - [`assign()`]: the only way in which a tag reaches a contact. It takes a slice: one call and a batch are the same.
+//! - [`fire()`]: what triggers become: cooldown, decision, deliveries. Every source goes through it.
 //! - [`defer`]: deferred triggers whose window has ended.
 //! - [`Assigner`]: group commit. It merges the assignments of concurrent callers into one transaction, without a timer: a
 //!   batch is what queued while the last one was committed.

@@ -234,7 +234,7 @@ impl Egress {
     ///
     /// # Errors
     ///
-    /// The ports can't be read; [`load`] has told that already.
+    /// The ports can't be read; [`load()`] has told that already.
     pub fn policy(&self) -> Result<EgressPolicy, PortSetError> {
         Ok(EgressPolicy { allow: self.allow.clone(), require_https: self.require_https, ports: self.ports.parse()? })
     }

@@ -68,7 +68,11 @@ impl Theirs {
                 Kind::Message(inner) if inner.full_name().starts_with("taghook.") && !field.is_map() => {
                     let is_wanted = !matches!(field.name(), "parameters" | "headers" | "retry_policy");
                     is_wanted.then(|| {
-                        let noun = if inner.name() == "Filter" || inner.name().ends_with("Request") { noun } else { inner.name() };
+                        let noun = if inner.name() == "Filter" || inner.name().ends_with("Request") {
+                            noun
+                        } else {
+                            inner.name()
+                        };
                         let mut made = DynamicMessage::new(inner.clone());
                         self.fill(&mut made, noun);
                         Value::Message(made)
@@ -84,7 +88,12 @@ impl Theirs {
 }
 
 /// Makes a workspace's key.
-async fn key(t: &Taghook, workspace: &str, scopes: &[Scope], expires: Option<prost_types::Timestamp>) -> (ApiKey, String) {
+async fn key(
+    t: &Taghook,
+    workspace: &str,
+    scopes: &[Scope],
+    expires: Option<prost_types::Timestamp>,
+) -> (ApiKey, String) {
     let api_key = ApiKey {
         name: "test".into(),
         scopes: scopes.iter().map(|scope| (*scope).into()).collect(),
@@ -132,12 +141,12 @@ async fn theirs(t: &Taghook) -> Theirs {
 fn expected(method: &MethodDescriptor) -> Code {
     match method.name() {
         // They name nothing that exists, but for a webhook's tags, which are fields of it.
-        "CreateContact" | "CreateField" | "CreateTag" => Code::Ok,
         "CreateWebhook" => Code::InvalidArgument,
+        "CreateContact" | "CreateField" | "CreateTag"
         // Each item has an answer of its own.
-        "BatchTagContacts" => Code::Ok,
+        | "BatchTagContacts"
         // Filters that nothing of the workspace fits.
-        "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries" => Code::Ok,
+        | "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries" => Code::Ok,
         "StreamOutcomes" => Code::DeadlineExceeded,
         _ => Code::NotFound,
     }
@@ -149,7 +158,8 @@ fn is_root(method: &MethodDescriptor) -> bool {
 
 fn is_read(method: &MethodDescriptor) -> bool {
     let name = method.name();
-    name != "GetWebhookSecret" && ["Get", "List", "Lookup", "Preview", "Stream"].iter().any(|verb| name.starts_with(verb))
+    name != "GetWebhookSecret"
+        && ["Get", "List", "Lookup", "Preview", "Stream"].iter().any(|verb| name.starts_with(verb))
 }
 
 both! {

@@ -1,4 +1,4 @@
-//! WebhookService. [`parse`] reads webhooks, [`convert`] shows them, [`preview`] renders what they send, [`fire`] sends it.
+//! WebhookService. [`mod@parse`] reads webhooks, [`convert`] shows them, [`preview`] renders what they send, [`fire`] sends it.
 
 mod convert;
 mod fire;

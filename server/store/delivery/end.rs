@@ -38,7 +38,7 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
     let deletion = Source::ContactDeleted.code();
     let only = match which {
         Which::Contact(_) => format!(" AND source <> {deletion}"),
-        Which::Event(_, event) => format!(" AND webhook_event_id = '{}'", event.0),
+        Which::Event(..) => " AND webhook_event_id = $6".to_owned(),
         Which::Delivery(_) | Which::Webhook(_) => String::new(),
     };
     let sql = format!(
@@ -47,8 +47,11 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
          WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){only} \
          RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids"
     );
-    let values: Vec<Value> =
+    let mut values: Vec<Value> =
         vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
+    if let Which::Event(_, event) = which {
+        values.push(event.0.into());
+    }
     let rows =
         tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     for row in &rows {

@@ -14,7 +14,6 @@ use taghook_client::webhook;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 
 use super::within;
 
@@ -34,10 +33,6 @@ pub(crate) struct Received {
     pub(crate) target: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// When the request had come.
-    pub(crate) at: Instant,
-    /// The number of its connection, from 0.
-    pub(crate) connection: usize,
 }
 
 /// How a request is answered: 200 and nothing else, unless more is said.
@@ -281,15 +276,15 @@ fn head(status: u16, headers: &[(&str, &str)], length: Option<usize>) -> Bytes {
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
-        let connection = shared.connections.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(serve(stream, connection, Arc::clone(&shared)));
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(serve(stream, Arc::clone(&shared)));
     }
 }
 
 /// Answers the requests of a connection until one of the two ends it.
-async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
+async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut buffer = BytesMut::new();
-    while let Some(received) = read(&mut stream, &mut buffer, connection).await {
+    while let Some(received) = read(&mut stream, &mut buffer).await {
         let next = shared.next.lock().unwrap().pop_front();
         let answer = next.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
         shared.requests.fetch_add(1, Ordering::SeqCst);
@@ -310,8 +305,9 @@ async fn write(stream: &mut TcpStream, answer: Answer) -> bool {
         Act::Write(bytes) => stream.write_all(&bytes).await.is_ok(),
         Act::Drip { head, body, pause } => {
             let mut is_open = stream.write_all(&head).await.is_ok();
+            let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
             for byte in body {
-                tokio::time::sleep(pause).await;
+                pace.tick().await;
                 is_open = is_open && stream.write_all(&[byte]).await.is_ok();
             }
             is_open
@@ -336,7 +332,7 @@ async fn write(stream: &mut TcpStream, answer: Answer) -> bool {
 }
 
 /// Reads a request; `None` at the end of the connection.
-async fn read(stream: &mut TcpStream, buffer: &mut BytesMut, connection: usize) -> Option<Received> {
+async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> Option<Received> {
     let end = loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break end;
@@ -360,7 +356,7 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut, connection: usize) 
         }
     }
     let body = buffer.split_to(length).freeze();
-    Some(Received { method, target, headers, body, at: Instant::now(), connection })
+    Some(Received { method, target, headers, body })
 }
 
 fn header(line: &str) -> (HeaderName, HeaderValue) {

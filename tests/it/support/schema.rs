@@ -27,9 +27,12 @@ pub(crate) fn alternatives(message: &MessageDescriptor) -> Vec<String> {
     let rules = message.parent_pool().get_extension_by_name("buf.validate.message").expect("the rules' extension");
     let options = message.options();
     let rules = options.get_extension(&rules);
-    let groups = rules.as_message().and_then(|rules| rules.get_field_by_name("oneof").map(|groups| groups.into_owned()));
+    let groups =
+        rules.as_message().and_then(|rules| rules.get_field_by_name("oneof").map(std::borrow::Cow::into_owned));
     let Some(Value::List(groups)) = groups else { return Vec::new() };
-    let fields = groups.iter().filter_map(|group| group.as_message()?.get_field_by_name("fields").map(|it| it.into_owned()));
+    let fields = groups
+        .iter()
+        .filter_map(|group| group.as_message()?.get_field_by_name("fields").map(std::borrow::Cow::into_owned));
     fields
         .flat_map(|fields| fields.as_list().map(<[Value]>::to_vec).unwrap_or_default())
         .filter_map(|field| field.as_str().map(str::to_owned))
@@ -38,7 +41,12 @@ pub(crate) fn alternatives(message: &MessageDescriptor) -> Vec<String> {
 
 impl RawGrpc {
     /// Calls a method with a message made of its descriptor. A stream ends after a quarter of a second.
-    pub(crate) async fn invoke(&self, key: Option<&str>, method: &MethodDescriptor, message: &DynamicMessage) -> RawAnswer {
+    pub(crate) async fn invoke(
+        &self,
+        key: Option<&str>,
+        method: &MethodDescriptor,
+        message: &DynamicMessage,
+    ) -> RawAnswer {
         let authorization = key.map(|key| format!("Bearer {key}"));
         let mut headers: Vec<(&str, &str)> = Vec::new();
         headers.extend(authorization.as_deref().map(|value| ("authorization", value)));

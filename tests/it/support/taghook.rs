@@ -150,10 +150,15 @@ impl Hand {
 
     /// Moves the clock forward to a time; how far that was.
     pub(crate) fn advance_to(&self, time: Timestamp) -> Duration {
-        let time = Micros::from_unix(time.seconds, time.nanos).expect("a time");
-        let by = time.saturating_since(self.clock.now());
+        let by = self.until(time);
         self.advance(by);
         by
+    }
+
+    /// How far it is to a time.
+    pub(crate) fn until(&self, time: Timestamp) -> Duration {
+        let time = Micros::from_unix(time.seconds, time.nanos).expect("a time");
+        time.saturating_since(self.clock.now())
     }
 }
 
