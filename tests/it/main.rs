@@ -21,6 +21,7 @@ mod manual;
 mod outcomes;
 mod pausing;
 mod readme;
+mod rules;
 mod schedule;
 mod servers;
 mod store;
