@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod api;
 mod cli;
 mod contacts;
 mod cooldown;
