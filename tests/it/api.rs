@@ -1,8 +1,9 @@
 //! What all methods have in common: repeatable calls, etags, masks.
 
+use std::time::Duration;
+
 use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, Value};
 use prost_types::FieldMask;
-use std::time::Duration;
 use taghook_client::Code;
 use taghook_client::v1::outcome::Kind as OutcomeKind;
 use taghook_client::v1::{self, Contact, ErrorReason, Field, Tag, Webhook, Workspace};
@@ -32,6 +33,30 @@ fn mask(paths: &[&str]) -> Option<FieldMask> {
 
 fn is_read(method: &MethodDescriptor) -> bool {
     ["Get", "List", "Lookup", "Preview", "Stream"].iter().any(|verb| method.name().starts_with(verb))
+}
+
+/// A method's request that names a resource by `id` and says which version of it is meant by `etag`, both of the request
+/// itself or of the resource in it; `None` for methods without an etag.
+fn guarded(method: &MethodDescriptor, id: &str, etag: &str) -> Option<DynamicMessage> {
+    let fill = |message: &mut DynamicMessage| {
+        message.set_field_by_name("id", Value::String(id.to_owned()));
+        message.set_field_by_name("etag", Value::String(etag.to_owned()));
+    };
+    let mut request = DynamicMessage::new(method.input());
+    if method.input().get_field_by_name("etag").is_some() {
+        fill(&mut request);
+        return Some(request);
+    }
+    let resource = method.input().fields().find(|field| method.name().strip_prefix("Update") == Some(kind_name(&field.kind())))?;
+    let Kind::Message(descriptor) = resource.kind() else { return None };
+    let mut inner = DynamicMessage::new(descriptor);
+    fill(&mut inner);
+    request.set_field(&resource, Value::Message(inner));
+    Some(request)
+}
+
+fn kind_name(kind: &Kind) -> &str {
+    if let Kind::Message(message) = kind { message.name() } else { "" }
 }
 
 /// Every method that changes something can be repeated, but for those whose comment says why not.
@@ -257,6 +282,109 @@ both! {
         check_error(create("second").await, Code::AlreadyExists, ErrorReason::RequestIdReused);
         clock.advance(Duration::from_secs(1));
         create("second").await.expect("the id is free");
+    }
+
+    /// Whoever saw an older version of a resource doesn't change it, on any method.
+    async fn a_stale_etag_is_refused_on_every_method_that_takes_one(t: Taghook) {
+        let receiver = Receiver::start().await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |_| {}).await;
+        let contact = t.contact("ada@example.com").await;
+        let field = Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
+        let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
+        let field = t.client.fields().create_field(field).await.unwrap().into_inner();
+        let workspace = Workspace { name: "other".into(), ..Default::default() };
+        let workspace = v1::CreateWorkspaceRequest { workspace: Some(workspace), ..Default::default() };
+        let workspace = t.root.workspaces().create_workspace(workspace).await.unwrap().into_inner();
+        let (key, root, raw) = (t.key(), t.database().key("root.key"), t.raw().await);
+        let mut found = Vec::new();
+        for method in methods() {
+            let service = method.parent_service();
+            let (key, id) = match service.name() {
+                "WorkspaceService" => (&root, &workspace.id),
+                "TagService" => (&key, &tag.id),
+                "WebhookService" => (&key, &webhook.id),
+                "ContactService" => (&key, &contact.id),
+                "FieldService" => (&key, &field.id),
+                _ => (&key, &tag.id),
+            };
+            for etag in ["v9999", "v0", "x", "é"] {
+                let Some(request) = guarded(&method, id, etag) else { continue };
+                let error = raw.invoke(Some(key), &method, &request).await.error();
+                let expected = (Code::Aborted, ErrorReason::EtagMismatch);
+                assert_eq!((error.code, error.reason), expected, "{}: {error:?}", path(&method));
+                found.push(method.name().to_owned());
+            }
+        }
+        found.dedup();
+        let changes = methods().into_iter().map(|method| method.name().to_owned());
+        let verbs = ["Update", "Delete", "Pause", "Resume"];
+        let expected: Vec<_> = changes.filter(|name| verbs.iter().any(|verb| name.starts_with(verb))).collect();
+        assert_eq!(found, expected);
+        assert_eq!(t.current(&webhook).await, webhook);
+    }
+
+    async fn a_good_etag_is_taken_once(t: Taghook) {
+        let tag = t.tag("customer").await;
+        let rename = async |name: &str| {
+            let tag = Tag { id: tag.id.clone(), name: name.into(), etag: tag.etag.clone(), ..Default::default() };
+            t.client.tags().update_tag(v1::UpdateTagRequest { tag: Some(tag), ..Default::default() }).await
+        };
+        let renamed = rename("client").await.unwrap().into_inner();
+        assert_ne!(renamed.etag, tag.etag);
+        check_error(rename("buyer").await, Code::Aborted, ErrorReason::EtagMismatch);
+        let request = v1::DeleteTagRequest { id: tag.id, etag: renamed.etag, ..Default::default() };
+        t.client.tags().delete_tag(request).await.expect("the version that is");
+    }
+
+    async fn a_mask_names_what_is_changed(t: Taghook) {
+        let tag = Tag { name: "customer".into(), description: "buys".into(), ..Default::default() };
+        let request = v1::CreateTagRequest { tag: Some(tag), ..Default::default() };
+        let id = t.client.tags().create_tag(request).await.unwrap().into_inner().id;
+        let change = async |paths: Option<FieldMask>, name: &str, description: &str| {
+            let tag = Tag { id: id.clone(), name: name.into(), description: description.into(), ..Default::default() };
+            let request = v1::UpdateTagRequest { tag: Some(tag), update_mask: paths, ..Default::default() };
+            t.client.tags().update_tag(request).await.map(|answer| {
+                let tag = answer.into_inner();
+                (tag.name, tag.description)
+            })
+        };
+        let expect = |name: &str, description: &str| (name.to_owned(), description.to_owned());
+        assert_eq!(change(None, "client", "").await.unwrap(), expect("client", "buys"));
+        assert_eq!(change(mask(&["description"]), "no", "pays").await.unwrap(), expect("client", "pays"));
+        assert_eq!(change(mask(&["description"]), "no", "").await.unwrap(), expect("client", ""));
+        assert_eq!(change(mask(&["name", "description"]), "a", "b").await.unwrap(), expect("a", "b"));
+        assert_eq!(change(mask(&["*"]), "all", "").await.unwrap(), expect("all", ""));
+        let refused = change(mask(&["name", "kind", "*"]), "no", "").await.map(tonic::Response::new);
+        check_invalid(refused, &["update_mask.paths[1]", "update_mask.paths[2]"]);
+        let refused = change(mask(&["*"]), "", "").await.map(tonic::Response::new);
+        check_invalid(refused, &["tag.name"]);
+    }
+
+    async fn a_mask_reaches_into_the_values_of_a_contact(t: Taghook) {
+        let ada = t.contact_with("ada@example.com", &[("first_name", "Ada"), ("city", "Bonn")]).await;
+        let change = async |paths: &[&str], values: &[(&str, &str)]| {
+            let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let contact = Contact { id: ada.id.clone(), values, ..Default::default() };
+            let request =
+                v1::UpdateContactRequest { contact: Some(contact), update_mask: mask(paths), ..Default::default() };
+            t.client.contacts().update_contact(request).await
+        };
+        let values = async |paths: &[&str], values: &[(&str, &str)]| {
+            let contact = change(paths, values).await.unwrap().into_inner();
+            let values = contact.values.into_iter().map(|(key, value)| format!("{key}={value}"));
+            let mut values: Vec<_> = values.collect();
+            values.sort_unstable();
+            values.join(" ")
+        };
+        assert_eq!(values(&["values.city"], &[("city", "Köln"), ("zip", "1")]).await, "city=Köln first_name=Ada");
+        assert_eq!(values(&[], &[("zip", "50667")]).await, "city=Köln first_name=Ada zip=50667");
+        assert_eq!(values(&["values.zip", "values.company"], &[("company", "X")]).await, "city=Köln company=X first_name=Ada");
+        assert_eq!(values(&["values"], &[("zip", "1")]).await, "zip=1");
+        assert_eq!(values(&["values.zip"], &[]).await, "");
+        check_invalid(change(&["values.", "values.A", "values[zip]"], &[]).await, &["update_mask.paths[0]", "update_mask.paths[1]", "update_mask.paths[2]"]);
+        check_invalid(change(&["values.no_such"], &[]).await, &["contact.values[\"no_such\"]"]);
+        check_invalid(change(&["email"], &[]).await, &["contact.email"]);
     }
 }
 
