@@ -20,6 +20,7 @@ mod headers;
 mod hostile;
 mod manual;
 mod outcomes;
+mod paging;
 mod pausing;
 mod readme;
 mod rules;
