@@ -29,6 +29,7 @@ mod servers;
 mod store;
 mod support;
 mod tidy;
+mod transport;
 mod transport_errors;
 mod triggers;
 mod values;
