@@ -13,6 +13,7 @@ mod api;
 mod cli;
 mod contacts;
 mod cooldown;
+mod crud;
 mod deletion;
 mod dispatch;
 mod egress;
