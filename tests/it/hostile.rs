@@ -136,6 +136,43 @@ both! {
         assert_eq!(rows(&t).await, before);
     }
 
+    async fn broken_frames_are_refused(t: Taghook) {
+        let raw = t.raw().await;
+        let authorization = format!("Bearer {}", t.key());
+        let tag = Tag { name: "good".into(), ..Default::default() };
+        let good = frame(&v1::CreateTagRequest { tag: Some(tag), ..Default::default() }.encode_to_vec());
+        let before = rows(&t).await;
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = good.to_vec();
+            change(&mut bytes);
+            bytes
+        };
+        let broken = [
+            ("nothing", Vec::new()),
+            ("half of the head", good[..3].to_vec()),
+            ("no message", good[..5].to_vec()),
+            ("half of the message", good[..good.len() - 2].to_vec()),
+            ("a length of 4 GiB", with(&|bytes| bytes[1..5].fill(0xff))),
+            ("a length of 5 MiB", with(&|bytes| bytes[2] = 0x50)),
+            ("compressed, by nothing", with(&|bytes| bytes[0] = 1)),
+            ("an unknown flag", with(&|bytes| bytes[0] = 2)),
+            ("something after the message", with(&|bytes| bytes.push(0))),
+        ];
+        for (what, body) in broken {
+            let headers = [("authorization", authorization.as_str())];
+            let error = raw.call("/taghook.v1.TagService/CreateTag", &headers, body).await.error();
+            assert_ne!(error.code, Code::Ok, "{what}: {error:?}");
+            assert_eq!(error.reason, ErrorReason::MalformedRequest, "{what}: {error:?}");
+            assert!(!error.message.is_empty(), "{what}");
+        }
+        for path in ["/", "/x", "/taghook.v1.TagService/", "/taghook.v1.TagService/createtag", "/taghook.v1.TagService/CreateTag/", "/taghook.v2.TagService/CreateTag", "//taghook.v1.TagService/CreateTag"] {
+            let headers = [("authorization", authorization.as_str())];
+            let error = raw.call(path, &headers, good.clone()).await.error();
+            assert_eq!((error.code, error.reason), (Code::Unimplemented, ErrorReason::MalformedRequest), "{path}");
+        }
+        assert_eq!(rows(&t).await, before);
+    }
+
     async fn text_with_control_characters_is_refused_wherever_it_goes(t: Taghook) {
         let attacker = Attacker::new(&t).await;
         let receiver = Receiver::start().await;

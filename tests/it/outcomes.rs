@@ -1,6 +1,7 @@
 //! The stream of outcomes: cursors, filters, checkpoints, and watchers that come back on another server.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,6 +21,8 @@ use taghook_client::{Code, Error, Start};
 use tokio::sync::Semaphore;
 
 use crate::support::{Database, FromDatabase, Gate, Receiver, Taghook, Watch, both, within};
+
+const DAY: Duration = Duration::from_hours(24);
 
 /// The error that a stream is refused or ended with.
 async fn refusal(t: &Taghook, request: StreamOutcomesRequest) -> Error {
@@ -132,6 +135,47 @@ both! {
         assert_eq!((error.code, error.reason), (Code::OutOfRange, ErrorReason::CursorExpired));
         assert_eq!(error.metadata["oldest_cursor"], cursor_at(&t, 0));
         Watch::with(&t.client, OutcomeFilter::default(), Start::After(error.metadata["oldest_cursor"].clone())).await;
+    }
+
+    /// What retention has removed is gone, and a cursor before it isn't good any more; the oldest one that is comes along.
+    async fn a_cursor_below_retention_is_told_where_the_log_begins(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let receiver = Receiver::start().await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |_| {}).await;
+        let (ada, bob) = (t.contact("ada@example.com").await, t.contact("bob@example.com").await);
+        let mut watch = Watch::now(&t.client).await;
+        let first = watch.cursor().to_owned();
+        t.trigger(&webhook, &ada).await;
+        let second = watch.entry().await.cursor;
+        clock.advance(30 * DAY);
+        t.trigger(&webhook, &bob).await;
+        let third = watch.entry().await.cursor;
+        clock.advance(DAY);
+        assert_eq!(store::retention::outcomes(t.store(), 30 * DAY).await.unwrap(), 1);
+
+        let error = refusal(&t, after(first)).await;
+        assert_eq!((error.code, error.reason), (Code::OutOfRange, ErrorReason::CursorExpired));
+        let oldest = error.metadata["oldest_cursor"].clone();
+        assert_eq!(oldest, second);
+        for start in [Start::After(oldest), Start::Beginning] {
+            let mut watch = Watch::with(&t.client, OutcomeFilter::default(), start).await;
+            let entry = watch.entry().await;
+            assert_eq!((entry.outcome.contact_id, &entry.cursor), (bob.id.clone(), &third));
+        }
+    }
+
+    async fn a_thousand_watchers_see_the_same(t: Taghook) {
+        let receiver = Receiver::start().await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |_| {}).await;
+        let contact = t.contact("ada@example.com").await;
+        let mut watches = futures_util::future::join_all((0..1_000).map(|_| Watch::now(&t.client))).await;
+        let trigger = t.trigger(&webhook, &contact).await;
+        let seen = futures_util::future::join_all(watches.iter_mut().map(Watch::entry)).await;
+        assert_eq!([seen[0].outcome.delivery_id.as_str()], trigger.delivery_ids[..]);
+        assert!(seen.iter().all(|entry| *entry == seen[0]));
     }
 
     /// Watchers that read nothing hold back nobody else.
