@@ -47,7 +47,8 @@ fn guarded(method: &MethodDescriptor, id: &str, etag: &str) -> Option<DynamicMes
         fill(&mut request);
         return Some(request);
     }
-    let resource = method.input().fields().find(|field| method.name().strip_prefix("Update") == Some(kind_name(&field.kind())))?;
+    let resource =
+        method.input().fields().find(|field| method.name().strip_prefix("Update") == Some(kind_name(&field.kind())))?;
     let Kind::Message(descriptor) = resource.kind() else { return None };
     let mut inner = DynamicMessage::new(descriptor);
     fill(&mut inner);

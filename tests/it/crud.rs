@@ -18,9 +18,7 @@ use taghook_client::v1::{
 };
 use tonic_types::StatusExt;
 
-use crate::support::{
-    Database, Receiver, Taghook, Watch, both, check_error, delays, seconds, since_start_us,
-};
+use crate::support::{Database, Receiver, Taghook, Watch, both, check_error, delays, seconds, since_start_us};
 
 const SECOND: Duration = Duration::from_secs(1);
 

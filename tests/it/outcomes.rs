@@ -28,7 +28,9 @@ const DAY: Duration = Duration::from_hours(24);
 async fn refusal(t: &Taghook, request: StreamOutcomesRequest) -> Error {
     match t.client.deliveries().stream_outcomes(request).await {
         Err(status) => status.into(),
-        Ok(stream) => within("the end of the stream", stream.into_inner().message()).await.expect_err("a refusal").into(),
+        Ok(stream) => {
+            within("the end of the stream", stream.into_inner().message()).await.expect_err("a refusal").into()
+        }
     }
 }
 
@@ -219,7 +221,11 @@ async fn contacts(t: &Taghook, name: &str, count: usize) -> Vec<String> {
 }
 
 async fn batch(t: &Taghook, emails: &[String], tag: &str) {
-    let item = |email: &String| TagContactRequest { email: email.clone(), tag_ids: vec![tag.to_owned()], ..Default::default() };
+    let item = |email: &String| TagContactRequest {
+        email: email.clone(),
+        tag_ids: vec![tag.to_owned()],
+        ..Default::default()
+    };
     let request = BatchTagContactsRequest { requests: emails.iter().map(item).collect() };
     let results = t.client.contacts().batch_tag_contacts(request).await.unwrap().into_inner().results;
     let is_good = |result: &v1::batch_tag_contacts_response::Result| {
@@ -319,7 +325,9 @@ async fn a_watcher_that_changes_servers_misses_nothing_and_sees_nothing_twice() 
                 }
                 assert_eq!(outcome.kind(), Kind::Delivered);
                 assert!(seen.insert(outcome.delivery_id.clone()), "{outcome:?} came twice");
-                if seen.len().is_multiple_of(200) && let Some(gate) = gates.get(seen.len() / 200 - 1) {
+                if seen.len().is_multiple_of(200)
+                    && let Some(gate) = gates.get(seen.len() / 200 - 1)
+                {
                     gate.open();
                 }
             }

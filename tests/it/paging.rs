@@ -3,9 +3,7 @@
 use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
 use taghook_client::Code;
 use taghook_client::v1::outcome::Kind;
-use taghook_client::v1::{
-    self, ApiKey, Contact, ErrorReason, Event, Field, Tag, Webhook, WebhookEvent, Workspace,
-};
+use taghook_client::v1::{self, ApiKey, Contact, ErrorReason, Event, Field, Tag, Webhook, WebhookEvent, Workspace};
 use tonic_types::StatusExt;
 
 use crate::support::schema::{methods, path};
@@ -59,7 +57,11 @@ impl World {
             }
             "ListFields" => {
                 let field = Field { key: name, r#type: v1::field::Type::Text.into(), ..Default::default() };
-                client.fields().create_field(v1::CreateFieldRequest { field: Some(field), ..Default::default() }).await.unwrap();
+                client
+                    .fields()
+                    .create_field(v1::CreateFieldRequest { field: Some(field), ..Default::default() })
+                    .await
+                    .unwrap();
             }
             "ListTags" => drop(t.tag(&name).await),
             "ListTagUsages" | "ListWebhooks" => drop(t.webhook(&self.receiver, &self.tag, |it| it.name = name).await),

@@ -76,7 +76,9 @@ impl Walk {
         }
         for oneof in message.oneofs() {
             let rules = options(&oneof.options(), "buf.validate.oneof");
-            if rules.is_some_and(|rules| rules.get_field_by_name("required").is_some_and(|it| it.as_bool() == Some(true))) {
+            if rules
+                .is_some_and(|rules| rules.get_field_by_name("required").is_some_and(|it| it.as_bool() == Some(true)))
+            {
                 let name = oneof.name().to_owned();
                 self.add("oneof.required", place, &name, |_| {});
             }
@@ -91,7 +93,8 @@ impl Walk {
         let in_update = place.first().is_some_and(|first| self.is_update_of(first));
         // What the server assigns is ignored, and what can't be changed can't be named. An etag that is too long is none
         // of a resource that exists.
-        if behaviors.contains(&OUTPUT_ONLY) || (in_update && (behaviors.contains(&IMMUTABLE) || field.name() == "etag")) {
+        if behaviors.contains(&OUTPUT_ONLY) || (in_update && (behaviors.contains(&IMMUTABLE) || field.name() == "etag"))
+        {
             return;
         }
         let rules = options(&field.options(), "buf.validate.field");
@@ -120,16 +123,19 @@ impl Walk {
 
     /// A request whose message at `place` is broken by `breach`; `field` is the path from there.
     fn add(&mut self, rule: &str, place: &Place, field: &str, breach: impl FnOnce(&mut DynamicMessage)) {
-        let mut at: String = place
-            .iter()
-            .map(|step| format!("{}{}.", step.name(), if step.is_list() { "[0]" } else { "" }))
-            .collect();
+        let mut at: String =
+            place.iter().map(|step| format!("{}{}.", step.name(), if step.is_list() { "[0]" } else { "" })).collect();
         at.push_str(field);
         let mut request = DynamicMessage::new(self.input.clone());
         break_at(&mut request, place, breach);
         if let Some((resource, id)) = &self.resource {
             let top = place.get(1).map_or(field, FieldDescriptor::name);
-            name_resource(&mut request, resource, id, (!place.is_empty()).then(|| top.split('[').next().unwrap_or(top)));
+            name_resource(
+                &mut request,
+                resource,
+                id,
+                (!place.is_empty()).then(|| top.split('[').next().unwrap_or(top)),
+            );
         }
         self.cases.push(Case { rule: rule.to_owned(), field: at, request });
     }
@@ -249,7 +255,8 @@ fn map_breaches(rules: &DynamicMessage) -> Vec<Breach> {
 /// The values that break the rules of the elements of a list, or of a map's keys or values.
 fn inner_breaches(rules: &Value) -> Vec<(&'static str, Value)> {
     let rules = rules.as_message().expect("rules");
-    let kinds = rules.fields().map(|(kind, rules)| (kind.name().to_owned(), rules.as_message().expect("rules").clone()));
+    let kinds =
+        rules.fields().map(|(kind, rules)| (kind.name().to_owned(), rules.as_message().expect("rules").clone()));
     kinds.flat_map(|(kind, rules)| value_breaches(&kind, &rules)).collect()
 }
 

@@ -79,7 +79,8 @@ impl WebAnswer {
 /// A request of HTTP/1.1, as a browser makes it.
 async fn browse(t: &Taghook, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> WebAnswer {
     let mut stream = TcpStream::connect(t.authority()).await.expect("a connection");
-    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -321,17 +322,19 @@ const SERVICES: [&str; 10] = [
 /// Asks one version of reflection for its services, and for the file of one.
 macro_rules! check_reflection {
     ($t:ident, $version:ident) => {{
-        use tonic_reflection::pb::$version as reflection;
         use reflection::server_reflection_request::MessageRequest;
         use reflection::server_reflection_response::MessageResponse;
+        use tonic_reflection::pb::$version as reflection;
         let mut client = reflection::server_reflection_client::ServerReflectionClient::new(channel(&$t).await);
-        let request = |message| reflection::ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+        let request =
+            |message| reflection::ServerReflectionRequest { host: String::new(), message_request: Some(message) };
         let requests = [
             request(MessageRequest::ListServices(String::new())),
             request(MessageRequest::FileContainingSymbol("taghook.v1.ContactService".into())),
             request(MessageRequest::FileContainingSymbol("taghook.v1.ErrorReason".into())),
         ];
-        let answers = client.server_reflection_info(tokio_stream::iter(requests)).await.expect("reflection").into_inner();
+        let answers =
+            client.server_reflection_info(tokio_stream::iter(requests)).await.expect("reflection").into_inner();
         let answers: Vec<_> = within("the answers", answers.collect::<Vec<_>>()).await;
         let mut answers = answers.into_iter().map(|answer| answer.expect("an answer").message_response);
         let Some(Some(MessageResponse::ListServicesResponse(list))) = answers.next() else { panic!("no list") };
