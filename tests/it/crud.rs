@@ -71,8 +71,11 @@ both! {
 
         clock.advance(SECOND);
         let changed = Contact { id: ada.id.clone(), status: Status::Bounced.into(), ..Default::default() };
-        let request =
-            v1::UpdateContactRequest { contact: Some(changed), update_mask: mask(&["status", "phone"]), ..Default::default() };
+        let request = v1::UpdateContactRequest {
+            contact: Some(changed),
+            update_mask: mask(&["status", "phone"]),
+            ..Default::default()
+        };
         let changed = contacts.update_contact(request.clone()).await.unwrap().into_inner();
         let expected = Contact {
             status: Status::Bounced.into(),
@@ -95,7 +98,10 @@ both! {
         let upserted = upsert(given).await;
         assert!(!upserted.created);
         let found = upserted.contact.unwrap();
-        assert_eq!((found.id.as_str(), found.phone.as_str(), found.status()), (ada.id.as_str(), "+4930999", Status::Bounced));
+        assert_eq!(
+            (found.id.as_str(), found.phone.as_str(), found.status()),
+            (ada.id.as_str(), "+4930999", Status::Bounced)
+        );
         let created = upsert(Contact { phone: "+4930888".into(), ..Default::default() }).await;
         assert!(created.created && created.contact.unwrap().email.is_empty());
 
@@ -140,7 +146,8 @@ both! {
         assert_eq!(find(Filter { email_prefix: "ann_".into(), ..Default::default() }).await, [3]);
         assert_eq!(find(Filter { email_prefix: "%".into(), ..Default::default() }).await, [0_usize; 0]);
         assert_eq!(find(Filter { created_after: at(1), created_before: at(3), ..Default::default() }).await, [1, 2]);
-        let filter = Filter { tag_ids: vec![red.id], email_prefix: "an".into(), created_after: at(1), ..Default::default() };
+        let filter =
+            Filter { tag_ids: vec![red.id], email_prefix: "an".into(), created_after: at(1), ..Default::default() };
         assert_eq!(find(filter).await, [1]);
     }
 
@@ -192,10 +199,15 @@ both! {
         let contact = t.contact_with("ada@example.com", &[("score", "7"), ("city", "Bonn")]).await;
         let receiver = Receiver::start().await;
         let tag = t.tag("customer").await;
-        let parameter = Parameter { name: "s".into(), source: Some(ValueSource::ContactField("score".into())), ..Default::default() };
+        let parameter = Parameter {
+            name: "s".into(),
+            source: Some(ValueSource::ContactField("score".into())),
+            ..Default::default()
+        };
         let webhook = t.webhook(&receiver, &tag, |it| it.events[0].parameters = vec![parameter]).await;
         let request = v1::DeleteFieldRequest { id: score.id, ..Default::default() };
-        let error = check_error(fields.delete_field(request.clone()).await, Code::FailedPrecondition, ErrorReason::InUse);
+        let error =
+            check_error(fields.delete_field(request.clone()).await, Code::FailedPrecondition, ErrorReason::InUse);
         let users = error.status.get_details_precondition_failure().unwrap().violations;
         assert_eq!(users[0].subject, format!("{} (test)", webhook.id));
         t.delete_webhook(&webhook).await;
@@ -408,14 +420,17 @@ both! {
         let mut watch = Watch::now(&t.client).await;
         let number = |number| Value { kind: Some(ValueKind::NumberValue(number)) };
         let text = |text: &str| Value { kind: Some(ValueKind::StringValue(text.into())) };
-        let attributes = Struct { fields: BTreeMap::from([("sum".into(), number(12.5)), ("what".into(), text("é\n"))]) };
+        let attributes =
+            Struct { fields: BTreeMap::from([("sum".into(), number(12.5)), ("what".into(), text("é\n"))]) };
         let record = async |event: Event| {
             let request =
                 v1::RecordEventRequest { email: "ADA@example.com".into(), event: Some(event), ..Default::default() };
             t.client.events().record_event(request).await.unwrap().into_inner().event.unwrap()
         };
         clock.advance(SECOND * 10);
-        let bought = record(Event { r#type: "shop.bought".into(), attributes: Some(attributes.clone()), ..Default::default() }).await;
+        let bought =
+            record(Event { r#type: "shop.bought".into(), attributes: Some(attributes.clone()), ..Default::default() })
+                .await;
         assert!(bought.id.starts_with("evt_"));
         assert_eq!((&bought.contact_id, &bought.attributes), (&contact.id, &Some(attributes)));
         assert_eq!((bought.event_time, bought.record_time), (at(10), at(10)));
@@ -459,7 +474,10 @@ both! {
         assert_eq!((&all[3].delivery_id, &all[3].webhook_id), (&trigger.delivery_ids[0], &webhook.id));
         assert_eq!(list(Filter { type_prefix: "webhook.".into(), ..Default::default() }).await, all[1..4]);
         assert_eq!(list(Filter { type_prefix: "shop.s".into(), ..Default::default() }).await, all[5..6]);
-        assert_eq!(list(Filter { type_prefix: "tag.".into(), ..Default::default() }).await, [all[0].clone(), all[4].clone()]);
+        assert_eq!(
+            list(Filter { type_prefix: "tag.".into(), ..Default::default() }).await,
+            [all[0].clone(), all[4].clone()]
+        );
         assert_eq!(list(Filter { after: at(15), before: at(30), ..Default::default() }).await, all[2..6]);
     }
 
@@ -468,7 +486,10 @@ both! {
         let t = Taghook::start(database, settings).await;
         let receiver = Receiver::start().await;
         let tag = t.tag("customer").await;
-        let (one, two) = (t.webhook(&receiver, &tag, |_| {}).await, t.webhook(&receiver, &tag, |it| it.activation_tag_ids.clear()).await);
+        let (one, two) = (
+            t.webhook(&receiver, &tag, |_| {}).await,
+            t.webhook(&receiver, &tag, |it| it.activation_tag_ids.clear()).await,
+        );
         let (ada, bob) = (t.contact("ada@example.com").await, t.contact("bob@example.com").await);
         let mut watch = Watch::now(&t.client).await;
         let mut made = Vec::new();
@@ -491,7 +512,10 @@ both! {
         assert_eq!(find(DeliveryFilter { contact_ids: vec![bob.id], ..Default::default() }).await, [2]);
         assert_eq!(find(DeliveryFilter { states: vec![State::Suppressed.into()], ..Default::default() }).await, [1]);
         assert_eq!(find(DeliveryFilter { sources: vec![Source::Api.into()], ..Default::default() }).await, [3, 2]);
-        assert_eq!(find(DeliveryFilter { created_after: at(1), created_before: at(3), ..Default::default() }).await, [2, 1]);
+        assert_eq!(
+            find(DeliveryFilter { created_after: at(1), created_before: at(3), ..Default::default() }).await,
+            [2, 1]
+        );
         let filter = DeliveryFilter {
             webhook_ids: vec![one.id, two.id],
             contact_ids: vec![ada.id],

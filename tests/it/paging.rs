@@ -1,6 +1,6 @@
 //! Lists in pages, what is taken, and all that is wrong at once.
 
-use prost_reflect::{DynamicMessage, MethodDescriptor, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 use taghook_client::Code;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::{self, ApiKey, Contact, ErrorReason, Event, Field, Tag, Webhook, WebhookEvent, Workspace};
@@ -120,7 +120,7 @@ impl World {
         let answer = self.raw.invoke(Some(&key), method, &request).await;
         assert_eq!(answer.status().code(), Code::Ok, "{}: {:?}", path(method), answer.status());
         let answer = DynamicMessage::decode(method.output(), &answer.data[5..]).expect("an answer");
-        let list = method.output().fields().find(|field| field.is_list()).expect("a list");
+        let list = method.output().fields().find(FieldDescriptor::is_list).expect("a list");
         let items = answer.get_field(&list).as_list().expect("a list").to_vec();
         let next = answer.get_field_by_name("next_page_token").expect("the next page");
         (items, next.as_str().expect("a text").to_owned())
@@ -235,11 +235,8 @@ both! {
     }
 
     async fn everything_that_is_wrong_is_told_at_once(t: Taghook) {
-        let parameter = |name: &str, source| v1::webhook_event::Parameter {
-            name: name.into(),
-            source,
-            ..Default::default()
-        };
+        let parameter =
+            |name: &str, source| v1::webhook_event::Parameter { name: name.into(), source, ..Default::default() };
         use v1::webhook_event::parameter::Source;
         let event = WebhookEvent {
             method: 9,

@@ -143,7 +143,7 @@ impl Walk {
 
 fn break_at(message: &mut DynamicMessage, place: &[FieldDescriptor], breach: impl FnOnce(&mut DynamicMessage)) {
     let Some((step, rest)) = place.split_first() else { return breach(message) };
-    let Kind::Message(inner) = step.kind() else { unreachable!("a place is made of messages") };
+    let Kind::Message(inner) = step.kind() else { panic!("a place is made of messages") };
     let mut inner = DynamicMessage::new(inner);
     break_at(&mut inner, rest, breach);
     let value = Value::Message(inner);
@@ -159,7 +159,7 @@ fn name_resource(request: &mut DynamicMessage, resource: &FieldDescriptor, id: &
     }
     request.set_field(resource, named);
     let mask = broken_field(request, "update_mask");
-    let Kind::Message(descriptor) = mask.kind() else { unreachable!("a mask is a message") };
+    let Kind::Message(descriptor) = mask.kind() else { panic!("a mask is a message") };
     let mut value = DynamicMessage::new(descriptor);
     value.set_field_by_name("paths", Value::List(vec![Value::String(path.to_owned())]));
     request.set_field(&mask, Value::Message(value));

@@ -134,7 +134,8 @@ both! {
             held.passed().await;
             let raw = t.raw().await;
             let body = frame(&request.encode_to_vec());
-            let answer = call(&t, &raw, "/taghook.v1.WebhookService/CreateWebhook", &[("grpc-timeout", "100m")], body).await;
+            let answer =
+                call(&t, &raw, "/taghook.v1.WebhookService/CreateWebhook", &[("grpc-timeout", "100m")], body).await;
             release.open();
             answer.error()
         };
@@ -227,7 +228,12 @@ both! {
     async fn a_browser_calls_by_grpc_web(t: Taghook) {
         let authorization = format!("Bearer {}", t.key());
         let headers = |content_type| {
-            [("authorization", authorization.as_str()), ("content-type", content_type), ("x-grpc-web", "1"), ("origin", "https://app.example")]
+            [
+                ("authorization", authorization.as_str()),
+                ("content-type", content_type),
+                ("x-grpc-web", "1"),
+                ("origin", "https://app.example"),
+            ]
         };
         let body = frame(&create_tag("customer").encode_to_vec());
         let answer = browse(&t, "POST", CREATE_TAG, &headers("application/grpc-web+proto"), &body).await;
@@ -257,7 +263,8 @@ both! {
         let mut settings = database.settings();
         settings.config.web.allowed_origins = vec!["https://app.example".into()];
         let t = Taghook::start(database, settings).await;
-        for (origin, allowed) in [("https://app.example", Some("https://app.example")), ("https://evil.example", None)] {
+        for (origin, allowed) in [("https://app.example", Some("https://app.example")), ("https://evil.example", None)]
+        {
             let headers = [
                 ("origin", origin),
                 ("access-control-request-method", "POST"),
@@ -266,7 +273,10 @@ both! {
             let answer = browse(&t, "OPTIONS", CREATE_TAG, &headers, b"").await;
             assert_eq!(answer.header("access-control-allow-origin"), allowed, "{}", answer.head);
             if allowed.is_some() {
-                assert_eq!(answer.header("access-control-allow-headers"), Some("authorization,content-type,x-grpc-web"));
+                assert_eq!(
+                    answer.header("access-control-allow-headers"),
+                    Some("authorization,content-type,x-grpc-web")
+                );
             }
         }
     }
