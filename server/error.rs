@@ -267,7 +267,9 @@ pub fn explain_transport(status: &Status) -> Status {
     let reason = ErrorReason::MalformedRequest.as_str_name().trim_start_matches("ERROR_REASON_");
     let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
     let message = if status.message().is_empty() { "there is no such method" } else { status.message() };
-    Status::with_error_details(status.code(), message, details)
+    // tonic calls bytes that aren't a message an internal error; they are the caller's.
+    let code = if status.code() == Code::Internal { Code::InvalidArgument } else { status.code() };
+    Status::with_error_details(code, message, details)
 }
 
 fn decode_details(bytes: &[u8]) -> Vec<prost_types::Any> {

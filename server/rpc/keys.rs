@@ -113,9 +113,14 @@ impl Keys {
     pub(super) async fn until_lost(self, identity: Identity) -> Error {
         let mut revoked = self.0.revoked.subscribe();
         loop {
-            // While the database is away, nobody knows better.
-            if let Err(error @ Error::Unauthenticated(_)) = self.look_up(identity.hash).await {
-                return error;
+            match self.look_up(identity.hash).await {
+                Ok(_) => {}
+                Err(error @ Error::Unauthenticated(_)) => return error,
+                // While the database is away, nobody knows.
+                Err(_) => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
             }
             let expiry = async {
                 match identity.expires {

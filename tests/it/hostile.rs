@@ -127,11 +127,56 @@ both! {
             ("another wire type than the field's", b"\x08\x01"),
             ("the field number 0", b"\x02\x00"),
         ];
-        // The transport's own status, as gRPC has it for what can't be decoded; the reason tells it from a defect.
         for (what, bytes) in malformed {
             let body = frame(bytes);
-            let error = attacker.refused("TagService/CreateTag", body, Code::Internal, ErrorReason::MalformedRequest).await;
+            let error =
+                attacker.refused("TagService/CreateTag", body, Code::InvalidArgument, ErrorReason::MalformedRequest).await;
             assert!(!error.message.is_empty(), "{what}");
+        }
+        assert_eq!(rows(&t).await, before);
+    }
+
+    async fn broken_frames_are_refused(t: Taghook) {
+        let raw = t.raw().await;
+        let authorization = format!("Bearer {}", t.key());
+        let tag = Tag { name: "good".into(), ..Default::default() };
+        let good = frame(&v1::CreateTagRequest { tag: Some(tag), ..Default::default() }.encode_to_vec());
+        let before = rows(&t).await;
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = good.to_vec();
+            change(&mut bytes);
+            bytes
+        };
+        let broken = [
+            ("nothing", Vec::new()),
+            ("half of the head", good[..3].to_vec()),
+            ("no message", good[..5].to_vec()),
+            ("half of the message", good[..good.len() - 2].to_vec()),
+            ("a length of 4 GiB", with(&|bytes| bytes[1..5].fill(0xff))),
+            ("a length of 5 MiB", with(&|bytes| bytes[2] = 0x50)),
+            ("compressed, by nothing", with(&|bytes| bytes[0] = 1)),
+            ("an unknown flag", with(&|bytes| bytes[0] = 2)),
+            ("something after the message", with(&|bytes| bytes.push(0))),
+        ];
+        for (what, body) in broken {
+            let headers = [("authorization", authorization.as_str())];
+            let error = raw.call("/taghook.v1.TagService/CreateTag", &headers, body).await.error();
+            assert_ne!(error.code, Code::Ok, "{what}: {error:?}");
+            assert_eq!(error.reason, ErrorReason::MalformedRequest, "{what}: {error:?}");
+            assert!(!error.message.is_empty(), "{what}");
+        }
+        for path in [
+            "/",
+            "/x",
+            "/taghook.v1.TagService/",
+            "/taghook.v1.TagService/createtag",
+            "/taghook.v1.TagService/CreateTag/",
+            "/taghook.v2.TagService/CreateTag",
+            "//taghook.v1.TagService/CreateTag",
+        ] {
+            let headers = [("authorization", authorization.as_str())];
+            let error = raw.call(path, &headers, good.clone()).await.error();
+            assert_eq!((error.code, error.reason), (Code::Unimplemented, ErrorReason::MalformedRequest), "{path}");
         }
         assert_eq!(rows(&t).await, before);
     }
@@ -162,15 +207,25 @@ both! {
         let contact = t.contact("ada@example.com").await;
         let before = rows(&t).await;
         attacker.invalid_tag(|it| it.description = "a\0b".into(), "tag.description").await;
-        attacker.invalid_contact(|it| drop(it.values.insert("first_name".into(), "a\0b".into())), "contact.values[\"first_name\"]").await;
+        attacker
+            .invalid_contact(
+                |it| drop(it.values.insert("first_name".into(), "a\0b".into())),
+                "contact.values[\"first_name\"]",
+            )
+            .await;
         let value = Value { kind: Some(Kind::StringValue("a\0b".into())) };
         let request = v1::RecordEventRequest {
             contact_id: contact.id,
-            event: Some(Event { r#type: "form.subscribed".into(), attributes: attributes(value), ..Default::default() }),
+            event: Some(Event {
+                r#type: "form.subscribed".into(),
+                attributes: attributes(value),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let body = frame(&request.encode_to_vec());
-        let error = attacker.refused("EventService/RecordEvent", body, Code::InvalidArgument, ErrorReason::InvalidFields).await;
+        let error =
+            attacker.refused("EventService/RecordEvent", body, Code::InvalidArgument, ErrorReason::InvalidFields).await;
         assert!(error.violations[0].field.starts_with("event.attributes"), "{error:?}");
         assert_eq!(rows(&t).await, before);
     }
@@ -179,7 +234,17 @@ both! {
         let attacker = Attacker::new(&t).await;
         let before = rows(&t).await;
         let long = format!("{}@example.com", "a".repeat(250));
-        for email in ["a", "@example.com", "a@", "a@@example.com", "a b@example.com", "a@exa mple.com", "a@example..com", "a@-", &long] {
+        for email in [
+            "a",
+            "@example.com",
+            "a@",
+            "a@@example.com",
+            "a b@example.com",
+            "a@exa mple.com",
+            "a@example..com",
+            "a@-",
+            &long,
+        ] {
             attacker.invalid_contact(|it| it.email = email.into(), "contact.email").await;
         }
         for phone in ["1", "+", "abc", "+0000000000000000000000", "+1 202 555 x"] {
@@ -194,15 +259,39 @@ both! {
         let base = good(&receiver, &t.tag("customer").await);
         let before = rows(&t).await;
         let urls = [
-            "example.com", "//example.com/", "ftp://example.com/", "file:///etc/passwd", "javascript:alert(1)",
-            "http://", "https://user:secret@example.com/", "http://169.254.169.254/latest", "http://2852039166/",
-            "http://0xa9fea9fe/", "http://[::ffff:169.254.169.254]/", "http://[fd00:ec2::254]/", "http://10.0.0.1/",
-            "http://[64:ff9b::a00:1]/", "http://0/", "https://example.com:99999/", "https://exa\r\nmple.com/",
+            "example.com",
+            "//example.com/",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "javascript:alert(1)",
+            "http://",
+            "https://user:secret@example.com/",
+            "http://169.254.169.254/latest",
+            "http://2852039166/",
+            "http://0xa9fea9fe/",
+            "http://[::ffff:169.254.169.254]/",
+            "http://[fd00:ec2::254]/",
+            "http://10.0.0.1/",
+            "http://[64:ff9b::a00:1]/",
+            "http://0/",
+            "https://example.com:99999/",
+            "https://exa\r\nmple.com/",
         ];
         for url in urls {
             attacker.invalid_webhook(&base, |it| it.url = url.into(), "webhook.url").await;
         }
-        for name in ["host", "Content-Length", "transfer-encoding", "connection", "webhook-id", "webhook-signature", "x a", "x:a", "x\r\ny", "é"] {
+        for name in [
+            "host",
+            "Content-Length",
+            "transfer-encoding",
+            "connection",
+            "webhook-id",
+            "webhook-signature",
+            "x a",
+            "x:a",
+            "x\r\ny",
+            "é",
+        ] {
             attacker.invalid_webhook(&base, |it| it.headers = header(name, "x"), "webhook.headers[0].name").await;
         }
         for value in ["a\r\nx-evil: 1", "a\nb", "a\rb"] {
@@ -217,7 +306,9 @@ both! {
         let (tag, contact) = (t.tag("customer").await, t.contact("ada@example.com").await);
         let base = good(&receiver, &tag);
         let before = rows(&t).await;
-        for (seconds, nanos) in [(-1, 0), (0, -1), (2_592_001, 0), (i64::MAX, 0), (i64::MIN, i32::MIN), (1, 1_000_000_000)] {
+        for (seconds, nanos) in
+            [(-1, 0), (0, -1), (2_592_001, 0), (i64::MAX, 0), (i64::MIN, i32::MIN), (1, 1_000_000_000)]
+        {
             let bad = Some(Duration { seconds, nanos });
             attacker.invalid_webhook(&base, |it| it.cooldown = bad, "webhook.cooldown").await;
             attacker.invalid_webhook(&base, |it| it.timeout = bad, "webhook.timeout").await;
@@ -246,9 +337,19 @@ both! {
         for id in [contact.id.as_str(), "tag_", "tag_\u{0}", "' OR 1=1 --", "../tag", "TAG_1", &tag.id.to_uppercase()] {
             let id = id.to_owned();
             let request = v1::GetTagRequest { id: id.clone() };
-            attacker.refused("TagService/GetTag", frame(&request.encode_to_vec()), Code::InvalidArgument, ErrorReason::InvalidFields).await;
-            attacker.invalid_webhook(&base, |it| it.activation_tag_ids = vec![id.clone()], "webhook.activation_tag_ids[0]").await;
-            let request = v1::TagContactRequest { contact_id: contact.id.clone(), tag_ids: vec![id], ..Default::default() };
+            attacker
+                .refused(
+                    "TagService/GetTag",
+                    frame(&request.encode_to_vec()),
+                    Code::InvalidArgument,
+                    ErrorReason::InvalidFields,
+                )
+                .await;
+            attacker
+                .invalid_webhook(&base, |it| it.activation_tag_ids = vec![id.clone()], "webhook.activation_tag_ids[0]")
+                .await;
+            let request =
+                v1::TagContactRequest { contact_id: contact.id.clone(), tag_ids: vec![id], ..Default::default() };
             attacker.invalid("ContactService/TagContact", &request, "tag_ids[0]").await;
         }
         assert_eq!(rows(&t).await, before);
@@ -274,7 +375,9 @@ both! {
         for cursor in ["x", "AAAA", "é", "\0"] {
             let request = v1::StreamOutcomesRequest { after_cursor: cursor.into(), ..Default::default() };
             let body = frame(&request.encode_to_vec());
-            attacker.refused("DeliveryService/StreamOutcomes", body, Code::InvalidArgument, ErrorReason::CursorInvalid).await;
+            attacker
+                .refused("DeliveryService/StreamOutcomes", body, Code::InvalidArgument, ErrorReason::CursorInvalid)
+                .await;
         }
         assert_eq!(rows(&t).await, before);
     }
@@ -286,17 +389,47 @@ both! {
         let base = good(&receiver, &tag);
         let before = rows(&t).await;
         attacker.invalid_webhook(&base, |it| it.events = vec![WebhookEvent::default(); 11], "webhook.events").await;
-        attacker.invalid_webhook(&base, |it| it.activation_tag_ids = vec![tag.id.clone(); 21], "webhook.activation_tag_ids").await;
-        attacker.invalid_webhook(&base, |it| it.activation_tag_ids = vec![tag.id.clone(); 2], "webhook.activation_tag_ids").await;
-        attacker.invalid_webhook(&base, |it| it.headers = vec![header("x-a", "x").remove(0); 21], "webhook.headers").await;
-        attacker.invalid_webhook(&base, |it| it.headers = header("x-a", &"x".repeat(4_097)), "webhook.headers[0].value").await;
-        let parameter = Parameter { name: "a".into(), source: Some(Source::StaticValue("x".into())), ..Default::default() };
-        attacker.invalid_webhook(&base, |it| it.events[0].parameters = vec![parameter.clone(); 101], "webhook.events[0].parameters").await;
-        attacker.invalid_webhook(&base, |it| it.events[0].parameters = vec![Parameter { source: None, ..parameter }], "webhook.events[0].parameters[0].source").await;
-        attacker.invalid_contact(|it| it.values = (0..501).map(|i| (format!("f{i}"), String::new())).collect(), "contact.values").await;
+        attacker
+            .invalid_webhook(&base, |it| it.activation_tag_ids = vec![tag.id.clone(); 21], "webhook.activation_tag_ids")
+            .await;
+        attacker
+            .invalid_webhook(&base, |it| it.activation_tag_ids = vec![tag.id.clone(); 2], "webhook.activation_tag_ids")
+            .await;
+        attacker
+            .invalid_webhook(&base, |it| it.headers = vec![header("x-a", "x").remove(0); 21], "webhook.headers")
+            .await;
+        attacker
+            .invalid_webhook(&base, |it| it.headers = header("x-a", &"x".repeat(4_097)), "webhook.headers[0].value")
+            .await;
+        let parameter =
+            Parameter { name: "a".into(), source: Some(Source::StaticValue("x".into())), ..Default::default() };
+        attacker
+            .invalid_webhook(
+                &base,
+                |it| it.events[0].parameters = vec![parameter.clone(); 101],
+                "webhook.events[0].parameters",
+            )
+            .await;
+        attacker
+            .invalid_webhook(
+                &base,
+                |it| it.events[0].parameters = vec![Parameter { source: None, ..parameter }],
+                "webhook.events[0].parameters[0].source",
+            )
+            .await;
+        attacker
+            .invalid_contact(
+                |it| it.values = (0..501).map(|i| (format!("f{i}"), String::new())).collect(),
+                "contact.values",
+            )
+            .await;
         let deep = v1::RecordEventRequest {
             contact_id: contact.id.clone(),
-            event: Some(Event { r#type: "form.subscribed".into(), attributes: attributes(nested(40)), ..Default::default() }),
+            event: Some(Event {
+                r#type: "form.subscribed".into(),
+                attributes: attributes(nested(40)),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         attacker.invalid("EventService/RecordEvent", &deep, "event.attributes").await;

@@ -9,9 +9,11 @@
 )]
 
 mod access;
+mod api;
 mod cli;
 mod contacts;
 mod cooldown;
+mod crud;
 mod deletion;
 mod dispatch;
 mod egress;
@@ -19,14 +21,17 @@ mod headers;
 mod hostile;
 mod manual;
 mod outcomes;
+mod paging;
 mod pausing;
 mod readme;
+mod rules;
 mod schedule;
 mod servers;
 mod store;
 mod support;
 mod tidy;
 mod traces;
+mod transport;
 mod transport_errors;
 mod triggers;
 mod values;

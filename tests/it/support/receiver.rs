@@ -259,7 +259,8 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    async fn passed(&self) {
+    /// Waits until it is open.
+    pub(crate) async fn passed(&self) {
         // The sender is in this very gate.
         self.0.subscribe().wait_for(|is_open| *is_open).await.expect("the gate");
     }

@@ -1,7 +1,7 @@
 //! The API as its descriptors have it, for tests that walk all of it.
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, ReflectMessage, Value};
 
 use super::{RawAnswer, RawGrpc, frame};
 
@@ -22,13 +22,17 @@ pub(crate) fn path(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
 }
 
+/// The value of an extension, as `buf.validate.field`, in the options of something; `None` if it isn't there.
+pub(crate) fn options(options: &DynamicMessage, extension: &str) -> Option<DynamicMessage> {
+    let pool = options.descriptor().parent_pool().clone();
+    let extension = pool.get_extension_by_name(extension).expect("the extension");
+    options.has_extension(&extension).then(|| options.get_extension(&extension).as_message().cloned())?
+}
+
 /// The fields of which a message takes one alone (`buf.validate.message`).
 pub(crate) fn alternatives(message: &MessageDescriptor) -> Vec<String> {
-    let rules = message.parent_pool().get_extension_by_name("buf.validate.message").expect("the rules' extension");
-    let options = message.options();
-    let rules = options.get_extension(&rules);
-    let groups =
-        rules.as_message().and_then(|rules| rules.get_field_by_name("oneof").map(std::borrow::Cow::into_owned));
+    let rules = options(&message.options(), "buf.validate.message");
+    let groups = rules.and_then(|rules| rules.get_field_by_name("oneof").map(std::borrow::Cow::into_owned));
     let Some(Value::List(groups)) = groups else { return Vec::new() };
     let fields = groups
         .iter()

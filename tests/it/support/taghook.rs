@@ -10,6 +10,7 @@ use prost_types::Timestamp;
 use taghook::clock::{Clock, Entropy, ManualClock};
 use taghook::config::Config;
 use taghook::domain::time::Micros;
+use taghook::store::Store;
 use taghook::store::open::{Migration, migrate};
 use taghook::{Environment, Server, server};
 use taghook_client::{Client, Options};
@@ -237,6 +238,11 @@ impl Taghook {
     /// A connection for calls that no client makes.
     pub(crate) async fn raw(&self) -> RawGrpc {
         RawGrpc::connect(&self.authority()).await
+    }
+
+    /// The server's own hand on the database, for transactions that no caller could make.
+    pub(crate) fn store(&self) -> &Store {
+        self.server.store()
     }
 
     /// The database that the server is on.

@@ -2678,7 +2678,8 @@ pub enum ErrorReason {
     /// Example: `{"reason": "NOT_DELETABLE", "domain": "taghook.v1"}`
     NotDeletable = 22,
     /// ERROR_REASON_MALFORMED_REQUEST: the bytes of the call aren't a message of the method, or its
-    /// compression or metadata can't be read. The status is that of the transport.
+    /// compression or metadata can't be read, or there is no such method. INVALID_ARGUMENT, OUT_OF_RANGE
+    /// (over 4 MiB) or UNIMPLEMENTED. Not worth a retry.
     /// Example: `{"reason": "MALFORMED_REQUEST", "domain": "taghook.v1"}`
     MalformedRequest = 23,
 }
