@@ -127,7 +127,7 @@ pub enum Error {
         /// The position after the last message that was taken.
         cursor: String,
     },
-    /// A bounded queue is full.
+    /// A bounded queue is full, or other transactions were in the way again and again.
     #[error("the server is overloaded; nothing was changed")]
     Overloaded,
     /// The workspace is full.
@@ -182,6 +182,24 @@ impl Error {
     /// A defect or damaged data, with what is known of it.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Internal(source.into())
+    }
+
+    /// Whether the same may succeed a little later, since it failed for what went on in the database meanwhile.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::DatabaseUnavailable(_) | Self::CommitUnknown(_) | Self::Overloaded | Self::MetDouble)
+    }
+
+    /// The same error for another caller.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        match self {
+            Self::DatabaseUnavailable(source) => Self::DatabaseUnavailable(source.clone()),
+            Self::CommitUnknown(source) => Self::CommitUnknown(source.clone()),
+            Self::NotFound { resource, name } => Self::NotFound { resource, name: name.clone() },
+            Self::Overloaded => Self::Overloaded,
+            other => Self::internal(other.to_string()),
+        }
     }
 
     /// The exhaustive table of what callers get.

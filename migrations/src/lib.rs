@@ -10,6 +10,7 @@ mod m0002_contacts;
 mod m0003_webhooks;
 mod m0004_deliveries;
 mod m0005_servers;
+mod m0006_leftovers;
 mod schema;
 
 use sea_orm_migration::MigrationTrait;
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_webhooks::Migration),
             Box::new(m0004_deliveries::Migration),
             Box::new(m0005_servers::Migration),
+            Box::new(m0006_leftovers::Migration),
         ]
     }
 }

@@ -8,7 +8,7 @@ use crate::schema::{compare_bytes, drop_tables, execute};
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const TABLES: [&str; 6] = ["contacts", "fields", "tags", "contact_tags", "deleted_tags", "events"];
+const TABLES: [&str; 5] = ["contacts", "fields", "tags", "contact_tags", "events"];
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
@@ -17,7 +17,6 @@ impl MigrationTrait for Migration {
         manager.create_table(fields()).await?;
         manager.create_table(tags()).await?;
         manager.create_table(contact_tags()).await?;
-        manager.create_table(deleted_tags()).await?;
         manager.create_table(events()).await?;
         compare_bytes(manager, "contacts", "email").await?;
         compare_bytes(manager, "tags", "name").await?;
@@ -95,11 +94,6 @@ fn contact_tags() -> TableCreateStatement {
         .col(big_integer("assigned_us"))
         .primary_key(Index::create().col("contact_id").col("tag_id"))
         .to_owned()
-}
-
-/// Tags that are gone, but not yet from every contact.
-fn deleted_tags() -> TableCreateStatement {
-    Table::create().table("deleted_tags").col(uuid("id").primary_key()).col(uuid("workspace_id")).to_owned()
 }
 
 fn events() -> TableCreateStatement {

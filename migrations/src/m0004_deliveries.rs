@@ -26,11 +26,11 @@ impl MigrationTrait for Migration {
                 "CREATE INDEX deliveries_workspace ON deliveries (workspace_id, id)",
                 "CREATE INDEX deliveries_webhook ON deliveries (webhook_id, id)",
                 // What waits of a webhook, for its resume and its end. Small: finished rows aren't in it.
-                "CREATE INDEX deliveries_live ON deliveries (webhook_id) WHERE state IN (1, 2)",
+                "CREATE INDEX deliveries_live ON deliveries (webhook_id, parked) WHERE state IN (1, 2)",
                 "CREATE INDEX deliveries_contact ON deliveries (contact_id, id)",
                 "CREATE INDEX extra_attempts_due ON extra_attempts (due_us) WHERE parked = FALSE",
                 "CREATE INDEX extra_attempts_delivery ON extra_attempts (delivery_id)",
-                "CREATE INDEX extra_attempts_webhook ON extra_attempts (webhook_id)",
+                "CREATE INDEX extra_attempts_webhook ON extra_attempts (webhook_id, parked)",
                 "CREATE INDEX outcomes_workspace ON outcomes (workspace_id, seq)",
                 "CREATE INDEX outcomes_delivery ON outcomes (delivery_id, seq)",
             ],

@@ -56,7 +56,8 @@ pub async fn promote(
             only: None,
             origin: Origin::default(),
         };
-        delivery.snapshot = Some(trigger.snapshot(event, delivery.id, tx.now()));
+        // The last trigger has replaced the first one's time, as well as its tags.
+        delivery.snapshot = Some(trigger.snapshot(event, delivery.id, delivery.trigger_time));
         delivery.state = State::Waiting;
         let window = (delivery.webhook_id, delivery.reference.contact_id);
         let cooldown = webhook.webhook.definition.cooldown;

@@ -172,21 +172,21 @@ impl Firing<'_> {
 
     async fn record(mut self, verdicts: &[Verdict]) -> Result<Vec<TriggerDecision>> {
         let mut new = Vec::new();
-        let mut deferred: Vec<NewDelivery> = Vec::new();
+        let mut deferred = Deferred::default();
         for (trigger, verdict) in self.triggers.iter().zip(verdicts) {
             // A deferral that has taken the trigger in needs no row; a webhook event that is newer than it does.
             let is_waiting = |event: &&EventDefinition| self.deferrals.contains_key(&(event.id, trigger.contact.id));
             if let Verdict::Deferred(_) = verdict {
                 let missing = trigger.events().filter(|event| !is_waiting(event));
-                missing.for_each(|event| fold(&mut deferred, self.row(trigger, event, *verdict)));
+                missing.for_each(|event| deferred.add(self.row(trigger, event, *verdict)));
             } else {
                 new.extend(trigger.events().map(|event| self.row(trigger, event, *verdict)));
             }
         }
         self.lease(&mut new);
         queue::insert(self.tx, &new).await?;
-        if !deferred.is_empty() {
-            let stored = queue::insert_deferred(self.tx, &deferred).await?;
+        if !deferred.rows.is_empty() {
+            let stored = queue::insert_deferred(self.tx, &deferred.rows).await?;
             self.remember(stored);
             // Its due time may be the next one that any dispatcher sleeps until.
             self.tx.announce_work();
@@ -315,7 +315,7 @@ impl Trigger {
 
     /// The values to send, from the contact as it is now.
     #[must_use]
-    pub fn snapshot(&self, event: &EventDefinition, delivery: DeliveryId, now: Micros) -> Snapshot {
+    pub fn snapshot(&self, event: &EventDefinition, delivery: DeliveryId, trigger_time: Micros) -> Snapshot {
         let tag = self.tags.first();
         let (contact_id, delivery_id) = (self.contact.id.to_string(), delivery.to_string());
         Snapshot::plan(
@@ -328,7 +328,7 @@ impl Trigger {
                 field_type: &|key| self.config.field_type(key),
                 activation_tag: tag.map(|tag| tag.name.as_str()),
                 tag_time: tag.map(|tag| tag.since),
-                trigger_time: now,
+                trigger_time,
                 delivery_id: &delivery_id,
                 webhook_name: &self.webhook.webhook.name,
                 campaign_name: None,
@@ -351,17 +351,22 @@ fn set(verdicts: &mut [Verdict], index: usize, verdict: Verdict) {
     }
 }
 
-/// Folds deferrals of one window in a batch into one row: an upsert must not meet a key twice.
-fn fold(deferred: &mut Vec<NewDelivery>, row: NewDelivery) {
-    let same = |earlier: &&mut NewDelivery| {
-        earlier.reference.webhook_event_id == row.reference.webhook_event_id
-            && earlier.reference.contact_id == row.reference.contact_id
-    };
-    match deferred.iter_mut().find(same) {
-        Some(earlier) => {
-            earlier.coalesced_count += 1;
-            earlier.reference.tag_ids.clone_from(&row.reference.tag_ids);
+/// Deferrals of a batch, those of one window folded into one row: an upsert must not meet a key twice.
+#[derive(Default)]
+struct Deferred {
+    rows: Vec<NewDelivery>,
+    places: HashMap<(WebhookEventId, ContactId), usize>,
+}
+
+impl Deferred {
+    fn add(&mut self, row: NewDelivery) {
+        let place = *self.places.entry(row.key()).or_insert(self.rows.len());
+        match self.rows.get_mut(place) {
+            Some(earlier) => {
+                earlier.coalesced_count += 1;
+                earlier.reference.tag_ids = row.reference.tag_ids;
+            }
+            None => self.rows.push(row),
         }
-        None => deferred.push(row),
     }
 }

@@ -9,6 +9,7 @@
 
 mod assign;
 mod assigner;
+mod batch;
 pub mod defer;
 mod fire;
 
@@ -16,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use assign::assign;
-pub use assigner::{Assigner, assign_each};
+pub use assigner::Assigner;
+pub use batch::assign_each;
 pub use fire::{TagMark, Trigger, fire};
 
 use crate::domain::delivery::{Decision, Reason};

@@ -16,8 +16,8 @@ use crate::store::{Store, Tx, extra_attempt};
 pub(super) struct Claimed {
     /// What may be sent.
     pub(super) ready: Vec<Ready>,
-    /// How many rows were taken in all; fewer than wanted means that no more are due.
-    pub(super) count: usize,
+    /// Where to look on if there may be more; `None` if all that is due was taken.
+    pub(super) more: Option<Look>,
 }
 
 /// Leases up to `limit` deliveries that are due. Those of webhooks that don't send are put aside.
@@ -26,12 +26,16 @@ pub(super) async fn claim(store: &Store, limit: usize, look: Look) -> Result<Cla
         .write("claim", |tx| async move {
             tx.gate_shared().await?;
             let mut leased = queue::claim(&tx, limit, look).await?;
+            // The queue goes by time: of what was due before the last one, nothing is left. If all was taken, only what
+            // becomes due from now on can follow.
+            let next =
+                leased.last().filter(|_| leased.len() >= limit).map_or(Look::Recent, |last| Look::From(last.due));
             let room = limit.saturating_sub(leased.len());
             if room > 0 {
                 leased.extend(extra_attempt::claim(&tx, room).await?);
             }
-            let count = leased.len();
-            Ok(Claimed { ready: sort_out(&tx, leased).await?, count })
+            let more = (leased.len() >= limit).then_some(next);
+            Ok(Claimed { ready: sort_out(&tx, leased).await?, more })
         })
         .await
 }

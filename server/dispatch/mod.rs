@@ -142,7 +142,7 @@ impl Agenda {
     /// during it isn't missed.
     async fn is_time(&mut self, store: &Store) -> Look {
         let look = match &self.next {
-            NextLook::Now(look) => *look,
+            NextLook::Now(look) => at_once(*look, self.poll, Instant::now()),
             NextLook::At(time) => {
                 tokio::time::sleep_until(*time).await;
                 Look::Full
@@ -171,6 +171,12 @@ impl Agenda {
         }
         look
     }
+}
+
+/// How far back to look without a wait. A queue that never runs dry mustn't keep the poll from coming: what is older than
+/// a recent look sees would never be sent.
+fn at_once(look: Look, poll: Instant, now: Instant) -> Look {
+    if now >= poll { Look::Full } else { look }
 }
 
 /// Those who make the attempts.
@@ -220,7 +226,10 @@ impl Crew {
                 for ((delivery, webhook), permit) in claimed.ready.into_iter().zip(permits) {
                     self.start(Job { permit: permit.hold(&delivery), delivery, webhook });
                 }
-                if claimed.count < wanted { self.next_due(look).await } else { Ok(NextLook::Now(look)) }
+                match claimed.more {
+                    Some(look) => Ok(NextLook::Now(look)),
+                    None => self.next_due().await,
+                }
             }
             Err(error) => Err(error),
         };
@@ -230,8 +239,8 @@ impl Crew {
         })
     }
 
-    async fn next_due(&self, look: Look) -> Result<NextLook> {
-        Ok(NextLook::Due(queue::next_due(self.store.read(), self.store.clock().now(), look).await?))
+    async fn next_due(&self) -> Result<NextLook> {
+        Ok(NextLook::Due(queue::next_due(self.store.read(), self.store.clock().now()).await?))
     }
 
     async fn reclaim(&self) -> Result<()> {
@@ -247,3 +256,18 @@ impl Crew {
 
 /// A delivery that may be sent, and its webhook.
 type Ready = (LeasedDelivery, std::sync::Arc<crate::store::config::PreparedWebhook>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_poll_comes_in_a_queue_that_never_runs_dry() {
+        let poll = Instant::now();
+        let before = poll.checked_sub(Duration::from_millis(1)).unwrap();
+        for look in [Look::Recent, Look::From(Micros(7))] {
+            assert_eq!(at_once(look, poll, before), look);
+            assert_eq!(at_once(look, poll, poll), Look::Full);
+        }
+    }
+}

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Result, chain};
 use crate::store::retention::{self, STEP, Walk};
-use crate::store::{Store, contact_tag};
+use crate::store::{Store, leftover};
 
 /// How often old rows are looked for.
 const EVERY: Duration = Duration::from_secs(60);
@@ -26,24 +27,40 @@ pub struct RetentionSettings {
     pub cooldowns: Duration,
 }
 
-/// Removes old rows until it is stopped. Any server may do it, several at once too.
+/// Removes old rows, and does what changes have left, until it is stopped. Any server may do it, several at once too.
 pub async fn run(store: Store, settings: RetentionSettings, stop: CancellationToken) {
+    let _ = stop.run_until_cancelled(work(&store, settings)).await;
+}
+
+async fn work(store: &Store, settings: RetentionSettings) {
     let mut cooldowns = Walk::default();
-    while !stop.is_cancelled() {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            result = round(&store, settings, &mut cooldowns) => if let Err(error) = result {
-                tracing::debug!(error = chain(&error), "old rows can't be removed yet");
-            },
+    let mut wakes = store.wakes().watch_leftovers();
+    loop {
+        if let Err(error) = round(store, settings, &mut cooldowns).await {
+            tracing::debug!(error = chain(&error), "old rows can't be removed yet");
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+        let next = Instant::now() + EVERY;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => break,
+                _ = wakes.changed() => if let Err(error) = leftovers(store).await {
+                    tracing::debug!(error = chain(&error), "what changes have left can't be done yet");
+                },
+            }
         }
     }
 }
 
+/// Does what changes have left, step by step.
+async fn leftovers(store: &Store) -> Result<()> {
+    while leftover::go_on(store).await? {
+        tokio::time::sleep(BREATH).await;
+    }
+    Ok(())
+}
+
 async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk) -> Result<()> {
+    leftovers(store).await?;
     repeat(|| retention::outcomes(store, settings.attempts)).await?;
     let mut walk = Walk::default();
     for _ in 0..MAX_STEPS {
@@ -56,7 +73,6 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
     }
     repeat(|| retention::held_deliveries(store, settings.deliveries)).await?;
     repeat(|| retention::requests(store)).await?;
-    repeat(|| async { Ok(if contact_tag::remove_deleted(store).await? { STEP } else { 0 }) }).await?;
     repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await?;
     *cooldowns = retention::cooldowns(store, settings.cooldowns, *cooldowns).await?;
     Ok(())

@@ -10,15 +10,16 @@ use crate::domain::delivery::{Reason, Source};
 use crate::domain::retry::{Next, Verdict};
 use crate::error::{Error, Result, chain};
 use crate::ids::{WebhookId, WorkspaceId};
-use crate::store::delivery::settle::{Settlement, settle};
+use crate::store::delivery::settle::{Settlement, put_off, settle};
 use crate::store::lease::Permit;
 use crate::store::{Store, Tx, webhook};
 
 /// The most attempts of one transaction.
 const MAX_BATCH: usize = 256;
 /// The waits before a batch that failed is written again; the last one is repeated.
-const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), LAST_PAUSE];
-const LAST_PAUSE: Duration = Duration::from_secs(1);
+const PAUSES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(1)];
+/// The wait before a delivery is sent again whose attempt couldn't be recorded.
+const UNRECORDED_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 /// An attempt that was made.
 pub(super) struct Finished {
@@ -52,65 +53,109 @@ pub(super) async fn run(store: Store, mut queue: Receiver<Finished>, hard: Cance
 /// Writes a batch, however long the database is away: a result that were dropped would be sent again. A batch that the
 /// database refuses is written one by one, so that what is wrong with one harms no other.
 async fn persist(store: &Store, batch: &[Finished]) {
-    match persist_together(store, batch).await {
-        Ok(()) => {}
-        Err(_) if batch.len() > 1 => {
-            for finished in batch {
-                if let Err(error) = persist_together(store, std::slice::from_ref(finished)).await {
-                    persist_bare(store, finished, &error).await;
-                }
-            }
-        }
-        Err(error) => {
-            for finished in batch {
-                persist_bare(store, finished, &error).await;
-            }
+    if batch.len() > 1 && persist_together(store, batch).await.is_ok() {
+        return;
+    }
+    for finished in batch {
+        if let Err(error) = persist_together(store, std::slice::from_ref(finished)).await {
+            persist_bare(store, finished, &error).await;
         }
     }
 }
 
-/// Writes an attempt that the database refuses without the texts that came from outside.
-async fn persist_bare(store: &Store, finished: &Finished, error: &Error) {
-    tracing::error!(delivery = %finished.settlement.reference.id, error = chain(error), "an attempt can't be recorded whole");
-    let mut bare = finished.settlement.clone();
-    bare.attempt.url.clear();
-    bare.attempt.response_body.clear();
-    bare.attempt.response_location.clear();
-    bare.attempt.error_detail.clear();
-    let bare = std::slice::from_ref(&bare);
-    let settled = store.write("settle_bare", |tx| async move { settle(&tx, bare).await }).await;
-    if let Err(error) = settled {
-        tracing::error!(delivery = %finished.settlement.reference.id, error = chain(&error), "an attempt can't be recorded");
-    }
-}
-
-/// Writes a batch, as often as it takes while the database is away.
+/// Writes a batch, as often as it takes while the database is away or busy.
 ///
 /// # Errors
 ///
 /// The database refuses the batch: another try would end the same way.
 async fn persist_together(store: &Store, batch: &[Finished]) -> Result<()> {
-    let mut pauses = PAUSES.into_iter();
-    let mut pause = Duration::ZERO;
+    let mut pauses = Pauses::default();
+    let failing = loop {
+        match write(store, batch).await {
+            Ok(failing) => break failing,
+            Err(error) => pauses.after(error).await?,
+        }
+    };
+    if batch.iter().any(|finished| finished.settlement.next.due().is_some()) {
+        // The retry may be due before what the dispatcher sleeps until. Other servers find it by their poll.
+        store.wakes().dispatch();
+    }
+    for (workspace, webhook) in failing {
+        disable(store, workspace, webhook).await;
+    }
+    Ok(())
+}
+
+/// Writes an attempt that the database refuses without the texts that came from outside. If that is refused too, the
+/// delivery waits for another attempt: the lease mustn't stay with nobody.
+async fn persist_bare(store: &Store, finished: &Finished, error: &Error) {
+    let id = finished.settlement.reference.id;
+    tracing::error!(delivery = %id, error = chain(error), "an attempt can't be recorded whole");
+    let mut bare = finished.settlement.clone();
+    bare.attempt.url.clear();
+    bare.attempt.response_body.clear();
+    bare.attempt.response_location.clear();
+    bare.attempt.error_detail.clear();
+    let Err(error) = write_bare(store, &bare).await else { return };
+    tracing::error!(delivery = %id, error = chain(&error), "an attempt can't be recorded; another is made later");
+    if let Err(error) = give_up(store, &bare).await {
+        tracing::error!(delivery = %id, error = chain(&error), "the lease can't be given up before this server stops");
+    }
+}
+
+async fn write_bare(store: &Store, bare: &Settlement) -> Result<()> {
+    let mut pauses = Pauses::default();
     loop {
-        let error = match write(store, batch).await {
-            Ok(failing) => {
-                if batch.iter().any(|finished| finished.settlement.next.due().is_some()) {
-                    // The retry may be due before what the dispatcher sleeps until. Other servers find it by their poll.
-                    store.wakes().dispatch();
-                }
-                for (workspace, webhook) in failing {
-                    disable(store, workspace, webhook).await;
-                }
-                return Ok(());
-            }
-            Err(error @ Error::Internal(_)) => return Err(error),
-            Err(error @ Error::Database(_)) if pause >= LAST_PAUSE => return Err(error),
-            Err(error) => error,
-        };
-        tracing::debug!(error = chain(&error), size = batch.len(), "attempts can't be settled yet");
-        pause = pauses.next().unwrap_or(pause);
-        tokio::time::sleep(pause).await;
+        let written = store
+            .write("settle_bare", |tx| async move {
+                tx.gate_shared().await?;
+                settle(&tx, std::slice::from_ref(bare)).await
+            })
+            .await;
+        match written {
+            Ok(()) => return Ok(()),
+            Err(error) => pauses.after(error).await?,
+        }
+    }
+}
+
+async fn give_up(store: &Store, settlement: &Settlement) -> Result<()> {
+    let mut pauses = Pauses::default();
+    loop {
+        let given_up = store
+            .write(
+                "put_off",
+                |tx| async move { put_off(&tx, settlement, tx.now().saturating_add(UNRECORDED_PAUSE)).await },
+            )
+            .await;
+        match given_up {
+            Ok(()) => return Ok(()),
+            Err(error) => pauses.after(error).await?,
+        }
+    }
+}
+
+/// The waits between the tries of one write.
+#[derive(Default)]
+struct Pauses {
+    tries: usize,
+}
+
+impl Pauses {
+    /// Waits after an error of the database's absence or of others in the way.
+    ///
+    /// # Errors
+    ///
+    /// The error, if another try would end the same way.
+    async fn after(&mut self, error: Error) -> Result<()> {
+        if !error.is_passing() {
+            return Err(error);
+        }
+        tracing::debug!(error = chain(&error), "attempts can't be settled yet");
+        let [.., last] = PAUSES;
+        tokio::time::sleep(PAUSES.get(self.tries).copied().unwrap_or(last)).await;
+        self.tries += 1;
+        Ok(())
     }
 }
 

@@ -123,8 +123,11 @@ impl OutcomeLog {
         let inner = &self.0;
         let outcomes = outcome::after(inner.store.read(), inner.ring.head(), PAGE).await?;
         let is_full = outcomes.len() as u64 == PAGE;
-        if !outcomes.is_empty() {
-            inner.ring.extend(outcomes);
+        let is_news = !outcomes.is_empty();
+        inner.ring.extend(outcomes);
+        // After what was read: it may have been read just before it was erased.
+        inner.ring.erase(&inner.store.wakes().take_erasures());
+        if is_news {
             inner.head.send_replace(inner.ring.head());
         }
         Ok(is_full)

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::outcome::{Outcome, Position};
+use crate::ids::ContactId;
+use crate::store::wake::Erasures;
 
 /// How many outcomes are kept.
 const CAPACITY: usize = 8_192;
@@ -52,6 +54,20 @@ impl Ring {
         }
     }
 
+    /// Erases what attempts show of contacts that were deleted, as the database has done.
+    pub(super) fn erase(&self, erasures: &Erasures) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match erasures {
+            Erasures::Of(contacts) if contacts.is_empty() => {}
+            Erasures::Of(contacts) => inner.entries.iter_mut().for_each(|(_, outcome)| erase_of(outcome, contacts)),
+            // Watchers that aren't at the head read the database.
+            Erasures::Any => {
+                inner.entries.clear();
+                inner.floor = inner.head;
+            }
+        }
+    }
+
     /// Up to `limit` entries after a position.
     pub(super) fn after(&self, position: Position, limit: usize) -> Found {
         let inner = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -63,6 +79,16 @@ impl Ring {
         let covered =
             if entries.len() < limit { inner.head } else { entries.last().map_or(position, |(last, _)| *last) };
         Found::Entries(entries, covered.max(position))
+    }
+}
+
+fn erase_of(outcome: &mut Arc<Outcome>, contacts: &[ContactId]) {
+    let is_meant = outcome.delivery.as_ref().is_some_and(|delivery| contacts.contains(&delivery.contact_id));
+    if is_meant && let Some(attempt) = &mut Arc::make_mut(outcome).attempt {
+        attempt.url.clear();
+        attempt.response_body.clear();
+        attempt.response_location.clear();
+        attempt.error_detail.clear();
     }
 }
 
@@ -123,5 +149,17 @@ mod tests {
         check(&ring, 1, 1, None);
         check(&ring, 2, 1, Some((&[3], 3)));
         assert_eq!(ring.head(), Position(capacity + 2));
+    }
+    #[test]
+    fn a_ring_that_may_hold_erased_data_is_emptied() {
+        let ring = Ring::new(Position(0));
+        ring.extend(outcomes([1, 2]));
+        ring.erase(&Erasures::Of(vec![ContactId(Uuid::nil())]));
+        check(&ring, 0, 5, Some((&[1, 2], 2)));
+        ring.erase(&Erasures::Any);
+        check(&ring, 1, 5, None);
+        check(&ring, 2, 5, Some((&[], 2)));
+        ring.extend(outcomes([3]));
+        check(&ring, 2, 5, Some((&[3], 3)));
     }
 }

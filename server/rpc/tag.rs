@@ -12,6 +12,7 @@ use crate::domain::time::Micros;
 use crate::error::{Error, Result, Violations};
 use crate::ids::{TagId, TypedId, WebhookId, WorkspaceId};
 use crate::pb;
+use crate::store::leftover::{self, Leftover};
 use crate::store::{self, Tx};
 
 /// The fields that an update can name.
@@ -149,8 +150,8 @@ async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: b
         webhook.updated = tx.now();
         store::webhook::update(tx, &webhook).await?;
     }
-    store::contact_tag::remove_tag(tx, workspace, id).await?;
-    store::tag::delete(tx, workspace, id).await
+    store::tag::delete(tx, workspace, id).await?;
+    leftover::begin(tx, workspace, Leftover::DeletedTag(id)).await
 }
 
 /// The tag with the named fields replaced by those given.

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
-use super::convert::{parse_time, timestamp};
+use super::convert::{parse_time, refuse_nul, timestamp};
 use super::mask;
 use super::page::Page;
 use crate::domain::time::Micros;
@@ -120,6 +120,7 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let mut call = Call::open(request)?;
         let draft = call.message.api_key.take().unwrap_or_default();
         let workspace = call.id("workspace_id", &call.message.workspace_id.clone());
+        refuse_nul("api_key.name", &draft.name, &mut call.violations);
         let now = self.store.clock().now();
         let expires = expiry(&draft, now, &mut call.violations);
         let workspace: WorkspaceId = call.finish_with(workspace)?;
@@ -192,6 +193,7 @@ fn merge(mut workspace: pb::Workspace, given: &pb::Workspace, paths: &[String]) 
 fn check(workspace: &pb::Workspace) -> Result<()> {
     let mut violations = Violations::default();
     violations.check_rules("workspace", workspace)?;
+    refuse_nul("workspace.name", &workspace.name, &mut violations);
     violations.finish()
 }
 

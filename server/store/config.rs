@@ -20,6 +20,8 @@ use crate::ids::{TagId, WebhookId, WorkspaceId};
 
 /// How many workspaces are kept; beyond that the cache starts anew.
 const MAX_WORKSPACES: usize = 10_000;
+/// How often a config is read without a gate until no change has come in between.
+const MAX_TRIES: u32 = 4;
 
 /// What planning needs of one workspace, at one version.
 #[derive(Debug)]
@@ -110,6 +112,10 @@ impl ConfigCache {
         configs.get(&workspace).filter(|config| config.version == version).cloned()
     }
 
+    fn peek(&self, workspace: WorkspaceId) -> Option<Arc<WorkspaceConfig>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&workspace).cloned()
+    }
+
     fn put(&self, workspace: WorkspaceId, config: &Arc<WorkspaceConfig>) {
         let mut configs = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if configs.len() >= MAX_WORKSPACES {
@@ -120,18 +126,35 @@ impl ConfigCache {
 }
 
 impl Store {
+    /// The config of a workspace that was used last, if it is at hand: good for estimates alone.
+    #[must_use]
+    pub fn known_config(&self, workspace: WorkspaceId) -> Option<Arc<WorkspaceConfig>> {
+        self.0.configs.peek(workspace)
+    }
+
     /// The config of a workspace as it was a moment ago, for reads.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`] if the workspace is gone; the database's.
     pub async fn config(&self, workspace: WorkspaceId) -> Result<Arc<WorkspaceConfig>> {
-        let versions = versions(self.read(), &[workspace]).await?;
-        let (_, version) = versions.into_iter().next().ok_or_else(|| Error::not_found(workspace))?;
-        match self.0.configs.get(workspace, version) {
-            Some(config) => Ok(config),
-            // Not kept: without a gate its parts may be of different versions.
-            None => Ok(Arc::new(load(self.read(), self, workspace, version).await?)),
+        let mut tries = 1;
+        let mut version = version_of(self.read(), workspace).await?;
+        loop {
+            if let Some(config) = self.0.configs.get(workspace, version) {
+                return Ok(config);
+            }
+            let config = Arc::new(load(self.read(), self, workspace, version).await?);
+            // Without a gate its parts may be of different versions; if there was none in between they aren't.
+            let version_then = std::mem::replace(&mut version, version_of(self.read(), workspace).await?);
+            if version == version_then {
+                self.0.configs.put(workspace, &config);
+                return Ok(config);
+            }
+            if tries == MAX_TRIES {
+                return Ok(config);
+            }
+            tries += 1;
         }
     }
 }
@@ -185,6 +208,11 @@ impl Tx {
         self.db().execute_raw(statement).await?;
         Ok(())
     }
+}
+
+async fn version_of(db: &impl ConnectionTrait, workspace: WorkspaceId) -> Result<i64> {
+    let versions = versions(db, &[workspace]).await?;
+    versions.first().map(|(_, version)| *version).ok_or_else(|| Error::not_found(workspace))
 }
 
 async fn versions(db: &impl ConnectionTrait, workspaces: &[WorkspaceId]) -> Result<Vec<(WorkspaceId, i64)>> {

@@ -7,7 +7,7 @@ use sea_orm::{
 };
 
 use super::bulk::Bulk;
-use super::entity::{contact, contact_tag};
+use super::entity::{contact, contact_tag, tag};
 use super::{Tx, starts_with};
 use crate::domain::contact::{Contact, ContactStatus, Email, Phone};
 use crate::domain::time::Micros;
@@ -197,11 +197,13 @@ pub async fn list(
     if let Some(time) = filter.created_before {
         condition = condition.add(contact::Column::CreatedUs.lt(time.0));
     }
-    for tag in &filter.tag_ids {
+    for tag_id in &filter.tag_ids {
+        // One that was deleted may not be taken off all its contacts yet.
         let holders = contact_tag::Entity::find()
             .select_only()
             .expr(Expr::val(1))
-            .filter(contact_tag::Column::TagId.eq(tag.0))
+            .inner_join(tag::Entity)
+            .filter(contact_tag::Column::TagId.eq(tag_id.0))
             .filter(
                 Expr::col((contact_tag::Entity, contact_tag::Column::ContactId))
                     .equals((contact::Entity, contact::Column::Id)),

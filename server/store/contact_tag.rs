@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use sea_orm::sea_query::ExprTrait;
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Statement};
 
+use super::Tx;
 use super::bulk::Bulk;
 use super::entity::{contact_tag, tag};
-use super::{Store, Tx};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, TagId, WorkspaceId};
@@ -126,50 +126,15 @@ pub async fn remove_all(tx: &Tx, contact: ContactId) -> Result<()> {
     Ok(())
 }
 
-/// The most contacts that a tag is taken off in one step.
-const STEP: u64 = 1_000;
-
-/// Takes a deleted tag off its contacts: a step of them now, and all others later, by [`remove_deleted`].
+/// Takes a tag off up to `limit` contacts; answers with how many there were.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn remove_tag(tx: &Tx, workspace: WorkspaceId, tag: TagId) -> Result<()> {
-    if remove_step(tx, tag).await? == STEP {
-        let sql = "INSERT INTO deleted_tags (id, workspace_id) VALUES ($1, $2)";
-        execute(tx, sql, vec![tag.0.into(), workspace.0.into()]).await?;
-    }
-    Ok(())
-}
-
-/// Takes a tag that was deleted off a step of its contacts. Answers with whether there was one.
-///
-/// # Errors
-///
-/// The database's.
-pub async fn remove_deleted(store: &Store) -> Result<bool> {
-    store
-        .write("retain_deleted_tag", |tx| async move {
-            let statement =
-                Statement::from_string(tx.db().get_database_backend(), "SELECT id FROM deleted_tags LIMIT 1");
-            let Some(row) = tx.db().query_one_raw(statement).await? else { return Ok(false) };
-            let tag = TagId(row.try_get("", "id")?);
-            let removed = remove_step(&tx, tag).await?;
-            if removed < STEP {
-                execute(&tx, "DELETE FROM deleted_tags WHERE id = $1", vec![tag.0.into()]).await?;
-            }
-            Ok(true)
-        })
-        .await
-}
-
-async fn remove_step(tx: &Tx, tag: TagId) -> Result<u64> {
+pub async fn remove_tag(tx: &Tx, tag: TagId, limit: i64) -> Result<u64> {
     let sql = "DELETE FROM contact_tags WHERE tag_id = $1 AND contact_id IN \
                (SELECT contact_id FROM contact_tags WHERE tag_id = $1 LIMIT $2)";
-    execute(tx, sql, vec![tag.0.into(), i64::try_from(STEP).unwrap_or(i64::MAX).into()]).await
-}
-
-async fn execute(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<u64> {
+    let values = [tag.0.into(), limit.into()];
     let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
     Ok(tx.db().execute_raw(statement).await?.rows_affected())
 }

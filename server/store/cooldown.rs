@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, Statement};
 
 use super::Tx;
 use super::bulk::Bulk;
@@ -94,20 +94,31 @@ pub async fn opened(tx: &Tx, claims: &[Claim]) -> Result<HashMap<WindowKey, Micr
         .collect()
 }
 
-/// Forgets the windows of a contact, or of a webhook.
+/// Forgets the windows of a contact.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn forget(tx: &Tx, contact: Option<ContactId>, webhook: Option<WebhookId>) -> Result<()> {
-    let pairs = [("contact_id", contact.map(|id| id.0)), ("webhook_id", webhook.map(|id| id.0))];
-    for (column, id) in pairs {
-        let Some(id) = id else { continue };
-        let sql = format!("DELETE FROM cooldowns WHERE {column} = $1");
-        let statement = sea_orm::Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [id.into()]);
-        tx.db().execute_raw(statement).await?;
-    }
+pub async fn forget_contact(tx: &Tx, contact: ContactId) -> Result<()> {
+    let sql = "DELETE FROM cooldowns WHERE contact_id = $1";
+    execute(tx, sql, vec![contact.0.into()]).await?;
     Ok(())
+}
+
+/// Forgets up to `limit` windows of a webhook; answers with how many there were.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget_webhook(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<u64> {
+    let sql = "DELETE FROM cooldowns WHERE webhook_id = $1 AND contact_id IN \
+               (SELECT contact_id FROM cooldowns WHERE webhook_id = $1 LIMIT $2)";
+    execute(tx, sql, vec![webhook.0.into(), limit.into()]).await
+}
+
+async fn execute(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<u64> {
+    let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
+    Ok(tx.db().execute_raw(statement).await?.rows_affected())
 }
 
 fn keys(tx: &Tx, claims: &[Claim]) -> Bulk {

@@ -78,13 +78,17 @@ pub async fn log_floor(db: &impl ConnectionTrait) -> Result<i64> {
     text.parse().map_err(Error::internal)
 }
 
-/// Raises the position below which outcomes have been removed.
+/// Raises the position below which outcomes have been removed. It never falls: of two servers that remove at the same
+/// time, the one that had less to remove may be the last.
 ///
 /// # Errors
 ///
 /// The database's.
 pub async fn raise_log_floor(tx: &Tx, floor: i64) -> Result<()> {
-    put(tx, LOG_FLOOR, &floor.to_string()).await
+    let sql = "UPDATE deployment SET value = $2 WHERE key = $1 AND CAST(value AS BIGINT) < $3";
+    let values = [LOG_FLOOR.into(), floor.to_string().into(), floor.into()];
+    tx.db().execute_raw(statement(tx.db().get_database_backend(), sql, values)).await?;
+    Ok(())
 }
 
 async fn get(db: &impl ConnectionTrait, key: &str) -> Result<Option<String>> {

@@ -122,6 +122,7 @@ impl Table {
             Self::Tags => {
                 "SELECT tag_id AS id, tag_id, assigned_us AS time_us FROM contact_tags \
                  WHERE contact_id = $1 AND assigned_us >= $2 AND (assigned_us, tag_id) < ($3, $4) {condition} \
+                 AND EXISTS (SELECT 1 FROM tags t WHERE t.id = contact_tags.tag_id) \
                  ORDER BY assigned_us DESC, tag_id DESC LIMIT {limit}"
             }
             Self::Deliveries => {

@@ -94,25 +94,35 @@ pub async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// Drops the attempts that a webhook, or one of its events, owes; those in flight end by themselves.
+/// Drops up to `limit` attempts that a webhook owes; those in flight end by themselves. Answers with how many there were.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn forget(tx: &Tx, webhook: WebhookId, event: Option<WebhookEventId>) -> Result<()> {
-    let of_event = if event.is_some() {
-        "AND EXISTS (SELECT 1 FROM deliveries d WHERE d.id = extra_attempts.delivery_id AND d.webhook_event_id = $2)"
-    } else {
-        ""
-    };
+pub async fn forget(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<u64> {
+    let sql = format!("{FORGET} AND id IN (SELECT id FROM extra_attempts WHERE webhook_id = $1 AND {FREE} LIMIT $2)");
+    let statement =
+        Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [webhook.0.into(), limit.into()]);
+    Ok(tx.db().execute_raw(statement).await?.rows_affected())
+}
+
+/// Drops the attempts that a webhook event owes; those in flight end by themselves.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget_event(tx: &Tx, webhook: WebhookId, event: WebhookEventId) -> Result<()> {
     let sql = format!(
-        "DELETE FROM extra_attempts WHERE webhook_id = $1 \
-         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) {of_event}"
+        "{FORGET} AND {FREE} AND EXISTS \
+         (SELECT 1 FROM deliveries d WHERE d.id = extra_attempts.delivery_id AND d.webhook_event_id = $2)"
     );
-    let values = [Some(webhook.0), event.map(|event| event.0)].into_iter().flatten().map(Into::into);
+    let values = [webhook.0.into(), event.0.into()];
     tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     Ok(())
 }
+
+const FORGET: &str = "DELETE FROM extra_attempts WHERE webhook_id = $1";
+const FREE: &str = "(lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers))";
 
 /// Gives up the leases that this server holds in the database and doesn't know of; they are claimed again.
 ///

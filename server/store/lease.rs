@@ -4,7 +4,7 @@
 //! every settlement is guarded by the token, which each lease raises. Deliveries that this server has permits for are
 //! inserted already leased and handed over after the commit, so that the common case needs no claim.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,17 +19,19 @@ pub struct Permit {
     _semaphore: OwnedSemaphorePermit,
     in_flight: InFlight,
     holds: Option<Uuid>,
+    queue: mpsc::WeakUnboundedSender<Handover>,
 }
 
-/// The deliveries and extra attempts that this server has leased and knows of.
-type InFlight = Arc<Mutex<HashSet<Uuid>>>;
+/// The deliveries and extra attempts that this server has leased and knows of. One may be held twice: by an attempt that
+/// has lost its lease, and by its successor.
+type InFlight = Arc<Mutex<HashMap<Uuid, usize>>>;
 
 impl Permit {
     /// The permit for a delivery, or an extra attempt of one.
     #[must_use]
     pub fn hold(mut self, delivery: &LeasedDelivery) -> Self {
         let id = delivery.extra_id.unwrap_or(delivery.id.0);
-        lock(&self.in_flight).insert(id);
+        *lock(&self.in_flight).entry(id).or_default() += 1;
         self.holds = Some(id);
         self
     }
@@ -37,13 +39,23 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(id) = self.holds {
-            lock(&self.in_flight).remove(&id);
+        let Some(id) = self.holds else { return };
+        let mut in_flight = lock(&self.in_flight);
+        match in_flight.get_mut(&id) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(in_flight.remove(&id)),
+        }
+        drop(in_flight);
+        // Nobody is left to settle what a task that has panicked was sending: its lease is looked for.
+        if std::thread::panicking()
+            && let Some(queue) = self.queue.upgrade()
+        {
+            let _ = queue.send(Handover::LostCommit);
         }
     }
 }
 
-fn lock(in_flight: &InFlight) -> MutexGuard<'_, HashSet<Uuid>> {
+fn lock(in_flight: &InFlight) -> MutexGuard<'_, HashMap<Uuid, usize>> {
     in_flight.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -63,7 +75,7 @@ pub struct Job {
 pub enum Handover {
     /// A delivery that was committed and leased.
     Job(Box<Job>),
-    /// The connection broke at a commit: this server may hold leases that it doesn't know of.
+    /// This server may hold leases that it doesn't know of: the connection broke at a commit, or an attempt panicked.
     LostCommit,
 }
 
@@ -106,13 +118,14 @@ impl LocalDispatch {
     }
 
     fn wrap(&self, semaphore: OwnedSemaphorePermit) -> Permit {
-        Permit { _semaphore: semaphore, in_flight: Arc::clone(&self.in_flight), holds: None }
+        let (in_flight, queue) = (Arc::clone(&self.in_flight), self.queue.downgrade());
+        Permit { _semaphore: semaphore, in_flight, holds: None, queue }
     }
 
     /// The ids of all that is in flight here, and of what transactions that aren't committed yet have leased.
     #[must_use]
     pub fn in_flight(&self) -> Vec<Uuid> {
-        lock(&self.in_flight).iter().copied().collect()
+        lock(&self.in_flight).keys().copied().collect()
     }
 
     /// Takes no more work: new deliveries are inserted without a lease.

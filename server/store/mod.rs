@@ -32,6 +32,7 @@ pub mod extra_attempt;
 pub mod field;
 pub mod heartbeat;
 pub mod lease;
+pub mod leftover;
 pub mod open;
 pub mod outcome;
 pub mod request;
@@ -53,7 +54,7 @@ use crate::clock::{Clock, Entropy};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
-use crate::ids::WorkspaceId;
+use crate::ids::{ContactId, WorkspaceId};
 use crate::secrets::Sealer;
 use config::ConfigCache;
 use lease::{LocalDispatch, PendingJobs};
@@ -135,7 +136,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those of `f`; [`Error::DatabaseUnavailable`] also when it isn't known whether the commit was made.
+    /// Those of `f`; [`Error::Overloaded`] if others were in the way each time; [`Error::CommitUnknown`] if it isn't known
+    /// whether the commit was made.
     pub async fn write<T, F, Fut>(&self, name: &'static str, f: F) -> Result<T>
     where
         F: Fn(Tx) -> Fut,
@@ -144,9 +146,14 @@ impl Store {
         let mut tries = 1;
         loop {
             match self.attempt(name, &f).await {
-                Err(Failure::Contention(error)) if tries < MAX_TRIES => {
-                    tracing::debug!(transaction = name, tries, error = %error, "lost against another transaction, again");
-                    tokio::time::sleep(RETRY_PAUSE * tries).await;
+                Err(Failure::Contention(error)) => {
+                    tracing::debug!(transaction = name, tries, error = %error, "lost against another transaction");
+                    if tries == MAX_TRIES {
+                        return Err(Failure::Contention(error).into());
+                    }
+                    // At random, so that two that met don't meet again.
+                    let jitter = 1.0 + 0.5 * self.0.entropy.jitter_unit();
+                    tokio::time::sleep((RETRY_PAUSE * tries).mul_f64(jitter)).await;
                     tries += 1;
                 }
                 Err(failure) => return Err(failure.into()),
@@ -204,8 +211,10 @@ struct TxShared {
 #[derive(Default)]
 struct Effects {
     outcomes: Vec<Outcome>,
+    erased: Vec<ContactId>,
     jobs: PendingJobs,
     is_work_due: bool,
+    has_leftovers: bool,
     stale_configs: Vec<WorkspaceId>,
 }
 
@@ -238,9 +247,19 @@ impl Tx {
         self.effects().outcomes.push(outcome);
     }
 
+    /// Makes servers forget, after the commit, what they have in memory of a contact's outcomes.
+    fn forget_outcomes_of(&self, contact: ContactId) {
+        self.effects().erased.push(contact);
+    }
+
     /// Wakes dispatchers after the commit: there is work that isn't leased.
     pub fn announce_work(&self) {
         self.effects().is_work_due = true;
+    }
+
+    /// Wakes whoever does what this transaction has left, after the commit.
+    fn announce_leftovers(&self) {
+        self.effects().has_leftovers = true;
     }
 
     /// Takes the gate in shared mode until the commit: planning and leasing.
@@ -289,9 +308,7 @@ impl TxShared {
             if has_outcomes {
                 outcome::append(&db, &effects.outcomes).await?;
             }
-            if has_outcomes || effects.is_work_due {
-                wake::notify_servers(&db, has_outcomes, effects.is_work_due).await?;
-            }
+            wake::notify_servers(&db, has_outcomes, effects.is_work_due, &effects.erased).await?;
             Ok::<(), DbErr>(())
         };
         if let Err(error) = finished.await {
@@ -307,8 +324,12 @@ impl TxShared {
                 if has_outcomes {
                     store.0.wakes.outcomes();
                 }
+                store.0.wakes.erase(&effects.erased);
                 if effects.is_work_due {
                     store.0.wakes.dispatch();
+                }
+                if effects.has_leftovers {
+                    store.0.wakes.leftovers();
                 }
                 store.0.local.hand_over(effects.jobs);
                 Ok(())
@@ -318,6 +339,7 @@ impl TxShared {
                 // It may have been committed. Deliveries that were leased by it must not be stranded then.
                 drop(effects.jobs);
                 store.0.local.lost_commit();
+                store.0.wakes.erase(&effects.erased);
                 Err(Failure::CommitUnknown(error))
             }
         }
@@ -352,7 +374,8 @@ impl From<DbErr> for Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Contention(error) => Self::Database(error),
+            // Logged at each try.
+            Failure::Contention(_) => Self::Overloaded,
             Failure::CommitUnknown(error) => Self::CommitUnknown(error),
             Failure::Other(error) => error,
         }
@@ -362,13 +385,16 @@ impl From<Failure> for Error {
 /// Whether the database gave up this transaction in favour of another: serialization_failure, deadlock_detected and
 /// lock_not_available of PostgreSQL, SQLITE_BUSY and its kinds of SQLite.
 fn is_contention(error: &DbErr) -> bool {
+    const SQLITE_BUSY: i32 = 5;
     let (DbErr::Exec(RuntimeErr::SqlxError(inner)) | DbErr::Query(RuntimeErr::SqlxError(inner))) = error else {
         return false;
     };
-    inner
-        .as_database_error()
-        .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01" | "55P03" | "5" | "261" | "517"))
+    let code = inner.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
+    match code.parse::<i32>() {
+        // The codes of PostgreSQL have five characters.
+        Ok(sqlite) if code.len() < 5 => sqlite & 0xff == SQLITE_BUSY,
+        _ => matches!(code.as_ref(), "40001" | "40P01" | "55P03"),
+    }
 }
 
 /// A condition for texts that start with `prefix`, byte for byte: a range, which an index serves, instead of LIKE, which

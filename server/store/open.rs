@@ -1,10 +1,12 @@
 //! Opening the database: connections, migrations, and the first start.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement, TransactionTrait,
@@ -60,6 +62,9 @@ pub enum OpenError {
     /// The folder can't be locked.
     #[error("the data folder can't be locked")]
     Lock(#[source] std::io::Error),
+    /// The database's file can't be made.
+    #[error("the database's file can't be made")]
+    File(#[source] std::io::Error),
     /// The URL is of no kind that is known.
     #[error("a database URL starts with `sqlite:` or `postgres:`")]
     UnknownScheme,
@@ -132,6 +137,7 @@ struct Connections {
 async fn connect(options: &OpenOptions) -> Result<Connections, OpenError> {
     match kind(&options.url)? {
         DbBackend::Sqlite => {
+            make_private(&sqlite_path(&options.url)).map_err(OpenError::File)?;
             let writer = Database::connect(sqlite_options(&options.url, 1, false)).await?;
             let reader = Database::connect(sqlite_options(&options.url, SQLITE_READERS, true)).await?;
             Ok(Connections { reader, writer })
@@ -161,6 +167,15 @@ pub fn kind(url: &str) -> Result<DbBackend, OpenError> {
 fn sqlite_path(url: &str) -> PathBuf {
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     PathBuf::from(rest.strip_prefix("//").unwrap_or(rest))
+}
+
+/// Makes the file of a new database, which holds contacts' data, for its owner alone. SQLite gives the files beside it the
+/// same mode. The mode of one that is there is its owner's to choose.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn sqlite_options(url: &str, connections: u32, read_only: bool) -> ConnectOptions {
@@ -201,18 +216,21 @@ fn postgres_options(url: &str, connections: u32) -> ConnectOptions {
         .idle_timeout(Duration::from_secs(600))
         .test_before_acquire_if_idle_for(Duration::from_secs(30))
         .sqlx_logging(false)
-        .map_sqlx_postgres_opts(|postgres| {
-            postgres.application_name("taghook").statement_cache_capacity(STATEMENT_CACHE).options([
-                // A server that freezes or vanishes must not hold the locks of the gate and the log.
-                ("idle_in_transaction_session_timeout", "10s"),
-                ("tcp_user_timeout", "10s"),
-                ("statement_timeout", "30s"),
-                ("lock_timeout", "10s"),
-                // The gate takes its snapshots after the lock; another level would plan with what was before it.
-                ("default_transaction_isolation", "read committed"),
-            ])
-        });
+        .map_sqlx_postgres_opts(session);
     options
+}
+
+/// The settings of every session.
+pub(super) fn session(postgres: PgConnectOptions) -> PgConnectOptions {
+    postgres.application_name("taghook").statement_cache_capacity(STATEMENT_CACHE).options([
+        // A server that freezes or vanishes must not hold the locks of the gate and the log.
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("tcp_user_timeout", "10s"),
+        ("statement_timeout", "30s"),
+        ("lock_timeout", "10s"),
+        // The gate takes its snapshots after the lock; another level would plan with what was before it.
+        ("default_transaction_isolation", "read committed"),
+    ])
 }
 
 /// One server at a time for an SQLite database.
@@ -248,8 +266,11 @@ async fn migrate_up(writer: &DatabaseConnection) -> Result<(), DbErr> {
     tx.commit().await
 }
 
+/// One server at a time, and each for as long as it takes: an index of a large table needs more than a call may, and whoever
+/// comes second waits for it.
 async fn lock_migrations(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     if db.get_database_backend() == DbBackend::Postgres {
+        db.execute_unprepared("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
         let sql = format!("SELECT pg_advisory_xact_lock({LOCK_CLASS}, {LOCK_MIGRATIONS})");
         db.execute_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
     }

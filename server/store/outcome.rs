@@ -122,7 +122,7 @@ pub async fn after_in(
     read(db, &sql, vec![workspace.0.into(), position.0.into(), limit.into()]).await
 }
 
-/// The attempts of a delivery after an attempt's number, in their order, with the responses' bodies.
+/// The attempts of a delivery after a position of the log, in their order, with the responses' bodies.
 ///
 /// # Errors
 ///
@@ -165,6 +165,7 @@ pub async fn erase_contact(tx: &super::Tx, contact: ContactId) -> Result<()> {
     let sql = "UPDATE outcomes SET url = '', response_body = $2, response_location = '', error_detail = '' \
                WHERE delivery_id IN (SELECT id FROM deliveries WHERE contact_id = $1) AND attempt_number IS NOT NULL";
     let values = [contact.0.into(), Vec::<u8>::new().into()];
+    tx.forget_outcomes_of(contact);
     tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     Ok(())
 }

@@ -151,7 +151,7 @@ const TENANT_TABLES: [(&str, &str); 14] = [
     ("events", "id"),
     ("contact_tags", "contact_id, tag_id"),
     ("cooldowns", "webhook_id, contact_id"),
-    ("deleted_tags", "id"),
+    ("leftovers", "id"),
     ("contacts", "id"),
     ("webhook_tags", "webhook_id, tag_id"),
     ("webhooks", "id"),

@@ -155,7 +155,8 @@ pub async fn forget_failing(tx: &Tx, id: WebhookId) -> Result<()> {
     Ok(())
 }
 
-/// Disables a webhook that is active, and reports it. The caller has taken the gate in exclusive mode.
+/// Disables a webhook that is active, and reports it; as failing only if it has had no success since that was seen. The
+/// caller has taken the gate in exclusive mode.
 ///
 /// # Errors
 ///
@@ -168,13 +169,16 @@ pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Rea
         updated_us: Set(tx.now().0),
         ..Default::default()
     };
-    let result = webhook::Entity::update_many()
+    let mut update = webhook::Entity::update_many()
         .set(row)
         .col_expr(webhook::Column::Version, Expr::col(webhook::Column::Version).add(1))
         .filter(webhook::Column::Id.eq(id.0))
-        .filter(webhook::Column::State.eq(WebhookState::Active.code()))
-        .exec(tx.db())
-        .await?;
+        .filter(webhook::Column::State.eq(WebhookState::Active.code()));
+    if reason == Reason::Failing {
+        let limit = tx.now().saturating_sub(MAX_FAILING);
+        update = update.filter(webhook::Column::FailingSinceUs.lte(limit.0));
+    }
+    let result = update.exec(tx.db()).await?;
     if result.rows_affected == 0 {
         return Ok(());
     }

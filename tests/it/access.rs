@@ -184,6 +184,20 @@ both! {
         assert_eq!(error.metadata["scope"], "ROOT");
     }
 
+    async fn names_without_a_place_in_the_database_are_refused(t: Taghook) {
+        let workspace = Some(Workspace { name: "a\0b".into(), ..Default::default() });
+        let request = v1::CreateWorkspaceRequest { workspace, ..Default::default() };
+        let refused = t.root.workspaces().create_workspace(request).await;
+        let error = check_error(refused, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(error.violations[0].field, "workspace.name");
+        let api_key = ApiKey { name: "a\0b".into(), scopes: vec![Scope::Read.into()], ..Default::default() };
+        let workspace_id = default_workspace(&t).await;
+        let request = v1::CreateApiKeyRequest { workspace_id, api_key: Some(api_key) };
+        let refused = t.root.workspaces().create_api_key(request).await;
+        let error = check_error(refused, Code::InvalidArgument, ErrorReason::InvalidFields);
+        assert_eq!(error.violations[0].field, "api_key.name");
+    }
+
     async fn bytes_that_are_no_message_are_refused(t: Taghook) {
         let tag = t.tag("customer").await;
         let raw = t.raw().await;

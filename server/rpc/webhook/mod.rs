@@ -21,6 +21,7 @@ use crate::error::{Error, Result, Violations};
 use crate::ids::{TypedId, WebhookId, WorkspaceId};
 use crate::pb;
 use crate::store::delivery::end::Which;
+use crate::store::leftover::{self, Leftover};
 use crate::store::{self, Tx};
 use convert::{secret_to_pb, to_pb};
 use parse::{Surroundings, parse};
@@ -305,7 +306,7 @@ async fn end_removed_events(tx: &Tx, current: &Webhook, definition: &Definition)
                 reason,
             )
             .await?;
-            store::extra_attempt::forget(tx, current.id, Some(event.id)).await?;
+            store::extra_attempt::forget_event(tx, current.id, event.id).await?;
         }
     }
     Ok(())
@@ -315,10 +316,8 @@ async fn delete(tx: &Tx, workspace: WorkspaceId, id: WebhookId, etag: &str) -> R
     tx.gate_exclusive().await?;
     let webhook = store::webhook::get(tx.db(), tx.store(), workspace, id).await?;
     check_etag("webhook", etag, webhook.version)?;
-    store::delivery::end::end(tx, workspace, Which::Webhook(id), State::Cancelled, Reason::WebhookDeleted).await?;
-    store::extra_attempt::forget(tx, id, None).await?;
-    store::cooldown::forget(tx, None, Some(id)).await?;
-    store::webhook::delete(tx, workspace, id).await
+    store::webhook::delete(tx, workspace, id).await?;
+    leftover::begin(tx, workspace, Leftover::DeletedWebhook(id)).await
 }
 
 /// A webhook that the system has disabled stays so: it doesn't send, and says why.
@@ -341,7 +340,7 @@ async fn resume(tx: &Tx, workspace: WorkspaceId, id: WebhookId, etag: &str) -> R
     }
     let webhook = set_state(tx, webhook, WebhookState::Active, Kind::WebhookResumed).await?;
     store::webhook::forget_failing(tx, id).await?;
-    store::delivery::queue::unpark(tx, id).await?;
+    leftover::begin(tx, workspace, Leftover::ResumedWebhook(id)).await?;
     Ok(webhook)
 }
 

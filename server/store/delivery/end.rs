@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, Statement, Value};
 
 use super::{DEFERRED, WAITING, reference_of};
 use crate::domain::delivery::{Reason, Source, State};
-use crate::domain::outcome::{Kind, Outcome};
+use crate::domain::outcome::{DeliveryRef, Kind, Outcome};
 use crate::error::Result;
 use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId};
 use crate::store::Tx;
@@ -14,8 +14,8 @@ use crate::store::Tx;
 pub enum Which {
     /// One.
     Delivery(DeliveryId),
-    /// All of a webhook.
-    Webhook(WebhookId),
+    /// Up to so many of a webhook.
+    Webhook(WebhookId, i64),
     /// All of a webhook event.
     Event(WebhookId, WebhookEventId),
     /// All of a contact, but those that its deletion itself sets off.
@@ -31,7 +31,7 @@ pub enum Which {
 pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, reason: Reason) -> Result<usize> {
     let (column, id) = match which {
         Which::Delivery(id) => ("id", id.0),
-        Which::Webhook(id) | Which::Event(id, _) => ("webhook_id", id.0),
+        Which::Webhook(id, _) | Which::Event(id, _) => ("webhook_id", id.0),
         Which::Contact(id) => ("contact_id", id.0),
     };
     // The values of a contact that was deleted live as long as the delivery.
@@ -39,7 +39,10 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
     let only = match which {
         Which::Contact(_) => format!(" AND source <> {deletion}"),
         Which::Event(..) => " AND webhook_event_id = $6".to_owned(),
-        Which::Delivery(_) | Which::Webhook(_) => String::new(),
+        Which::Webhook(..) => format!(
+            " AND id IN (SELECT id FROM deliveries WHERE webhook_id = $1 AND state IN ({DEFERRED}, {WAITING}) LIMIT $6)"
+        ),
+        Which::Delivery(_) => String::new(),
     };
     let sql = format!(
         "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5, \
@@ -49,15 +52,17 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
     );
     let mut values: Vec<Value> =
         vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
-    if let Which::Event(_, event) = which {
-        values.push(event.0.into());
+    match which {
+        Which::Event(_, event) => values.push(event.0.into()),
+        Which::Webhook(_, limit) => values.push(limit.into()),
+        Which::Delivery(_) | Which::Contact(_) => {}
     }
     let rows =
         tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     for row in &rows {
         let reference = reference_of(row)?;
         if reference.source == Source::ContactDeleted {
-            erase_attempts(tx, reference.id).await?;
+            erase_attempts(tx, &reference).await?;
         }
         tx.report(Outcome {
             workspace_id: workspace,
@@ -87,15 +92,16 @@ pub async fn erase_contact(tx: &Tx, contact: ContactId) -> Result<()> {
     execute(tx, &sql, vec![contact.0.into()]).await
 }
 
-/// Erases what earlier attempts of a delivery show of the contact.
+/// Erases what earlier attempts of a delivery show of the contact, which was deleted.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn erase_attempts(tx: &Tx, delivery: DeliveryId) -> Result<()> {
+pub async fn erase_attempts(tx: &Tx, delivery: &DeliveryRef) -> Result<()> {
     let sql = "UPDATE outcomes SET url = '', response_body = $2, response_location = '', error_detail = '' \
                WHERE delivery_id = $1 AND attempt_number IS NOT NULL";
-    execute(tx, sql, vec![delivery.0.into(), Vec::<u8>::new().into()]).await
+    tx.forget_outcomes_of(delivery.contact_id);
+    execute(tx, sql, vec![delivery.id.0.into(), Vec::<u8>::new().into()]).await
 }
 
 async fn execute(tx: &Tx, sql: &str, values: Vec<Value>) -> Result<()> {

@@ -103,7 +103,7 @@ pub async fn insert(tx: &Tx, deliveries: &[NewDelivery]) -> Result<()> {
 /// The database's.
 pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<Deferral>> {
     let mut sorted = deliveries.to_vec();
-    sorted.sort_unstable_by_key(|delivery| (delivery.reference.webhook_event_id, delivery.reference.contact_id));
+    sorted.sort_unstable_by_key(NewDelivery::key);
     let (rows, now) = rows(tx, &sorted);
     let stored = rows
         .query(tx.db(), |rows| {
@@ -232,6 +232,8 @@ fn insert_sql(rows: &str, now: &str) -> String {
 pub enum Look {
     /// The last minute.
     Recent,
+    /// From where a claim that took all that it could came to, or the last minute if that is more.
+    From(Micros),
     /// Everything: what others left behind, and a backlog.
     Full,
 }
@@ -246,8 +248,10 @@ impl Look {
     }
 
     fn floor(self, now: Micros) -> Micros {
+        let recent = now.saturating_sub(Self::RECENT);
         match self {
-            Self::Recent => now.saturating_sub(Self::RECENT),
+            Self::Recent => recent,
+            Self::From(place) => place.min(recent),
             Self::Full => Micros::MIN,
         }
     }
@@ -259,7 +263,7 @@ const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id,
 
 /// Leases up to `limit` due deliveries to this server: those that nobody holds, and those held by servers that are dead.
 /// The caller holds the gate and decides in the same transaction what to do with deliveries of webhooks that don't send.
-/// Only those due at `floor` or later are looked for: see [`Look`].
+/// [`Look`] says how far back it looks.
 ///
 /// # Errors
 ///
@@ -345,36 +349,42 @@ async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts the deliveries that a webhook held back into the queue.
+/// Puts up to `limit` deliveries that a webhook held back into the queue, and as many attempts beside the schedule. Answers
+/// with whether these are all.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn unpark(tx: &Tx, webhook: WebhookId) -> Result<()> {
-    // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
-    let due = "due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END";
+pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
+    let mut are_all = true;
     for (table, live) in
-        [("deliveries", format!(" AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", String::new())]
+        [("deliveries", format!("AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", String::new())]
     {
-        let sql = format!("UPDATE {table} SET parked = FALSE, {due} WHERE webhook_id = $1{live} AND parked = TRUE");
-        let values = [webhook.0.into(), tx.now().0.into()];
-        tx.db().execute_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
+        // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
+        let sql = format!(
+            "UPDATE {table} SET parked = FALSE, due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END \
+             WHERE id IN (SELECT id FROM {table} WHERE webhook_id = $1 {live} AND parked = TRUE LIMIT $3)"
+        );
+        let values = [webhook.0.into(), tx.now().0.into(), limit.into()];
+        let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
+        let unparked = tx.db().execute_raw(statement).await?.rows_affected();
+        are_all &= i64::try_from(unparked).unwrap_or(i64::MAX) < limit;
     }
     tx.announce_work();
-    Ok(())
+    Ok(are_all)
 }
 
-/// When the next delivery that nobody holds is due; `None` if none is.
+/// When the next delivery that nobody holds is due; `None` if none is. It looks back as far as [`Look::Recent`].
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn next_due(db: &impl ConnectionTrait, now: Micros, look: Look) -> Result<Option<Micros>> {
+pub async fn next_due(db: &impl ConnectionTrait, now: Micros) -> Result<Option<Micros>> {
     let sql = format!(
         "SELECT due_us FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND due_us >= $1 \
          AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT 1"
     );
-    let values = [look.floor(now).0.into()];
+    let values = [Look::Recent.floor(now).0.into()];
     let row = db.query_one_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await?;
     Ok(row.map(|row| row.try_get("", "due_us")).transpose()?.map(Micros))
 }
@@ -424,6 +434,12 @@ pub(in crate::store) fn leased_of(row: &QueryResult) -> Result<LeasedDelivery> {
 }
 
 impl NewDelivery {
+    /// Whose deferral it is, if it is one.
+    #[must_use]
+    pub fn key(&self) -> (WebhookEventId, ContactId) {
+        (self.reference.webhook_event_id, self.reference.contact_id)
+    }
+
     /// The lease that a delivery is inserted with.
     #[must_use]
     pub fn leased(&self) -> LeasedDelivery {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, QueryResult, Statement};
 use uuid::Uuid;
 
 use super::{WAITING, end};
@@ -41,7 +41,7 @@ struct Settled {
 }
 
 /// Settles attempts: each counts for its delivery if the lease is still the one it was made under; else it is recorded
-/// and counts for nothing, but that a success is a success. Deliveries are distinct.
+/// and counts for nothing, but that a success is a success.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ pub async fn settle(tx: &Tx, settlements: &[Settlement]) -> Result<()> {
     let (extra, scheduled): (Vec<_>, Vec<_>) = settlements.iter().partition(|settlement| settlement.extra_id.is_some());
     let settled = settle_scheduled(tx, &scheduled).await?;
     for settlement in scheduled {
-        match settled.get(&settlement.reference.id) {
+        match settled.get(&(settlement.reference.id, settlement.lease_token)) {
             Some(row) => report(tx, settlement, settlement.next, row).await?,
             None => settle_missed(tx, settlement).await?,
         }
@@ -61,7 +61,8 @@ pub async fn settle(tx: &Tx, settlements: &[Settlement]) -> Result<()> {
     Ok(())
 }
 
-async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMap<DeliveryId, Settled>> {
+/// Answers with the leases that held: of two attempts of one delivery, a stale one and its successor, one counts.
+async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMap<(DeliveryId, i64), Settled>> {
     if settlements.is_empty() {
         return Ok(HashMap::new());
     }
@@ -86,11 +87,33 @@ async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMa
                  erased = erased OR (r.new_due_us IS NULL AND source = {contact_deleted}) \
                  FROM {rows} WHERE deliveries.id = r.settled_id AND deliveries.lease_owner = {owner} \
                  AND deliveries.lease_token = r.token AND deliveries.state = {WAITING} \
-                 RETURNING deliveries.id, deliveries.attempt_count, deliveries.erased"
+                 RETURNING deliveries.id, deliveries.lease_token, deliveries.attempt_count, deliveries.erased"
             )
         })
         .await?;
-    rows.iter().map(|row| Ok((DeliveryId(row.try_get("", "id")?), settled_of(row)?))).collect()
+    rows.iter()
+        .map(|row| {
+            let lease = (DeliveryId(row.try_get("", "id")?), row.try_get("", "lease_token")?);
+            Ok((lease, settled_of(row)?))
+        })
+        .collect()
+}
+
+/// Gives up the lease of an attempt that can't be recorded: the delivery is due again at `until`, as if it hadn't been
+/// made. An attempt beside the schedule is dropped.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn put_off(tx: &Tx, settlement: &Settlement, until: Micros) -> Result<()> {
+    let token = settlement.lease_token;
+    if let Some(extra) = settlement.extra_id {
+        let sql = "DELETE FROM extra_attempts WHERE id = $1 AND lease_token = $2";
+        return execute(tx, sql, vec![extra.into(), token.into()]).await;
+    }
+    let sql = "UPDATE deliveries SET lease_owner = NULL, due_us = CASE WHEN due_us IS NULL THEN NULL ELSE $3 END \
+               WHERE id = $1 AND lease_token = $2";
+    execute(tx, sql, vec![settlement.reference.id.0.into(), token.into(), until.0.into()]).await
 }
 
 /// The lease was lost, or the delivery became final while the attempt was in flight.
@@ -186,7 +209,7 @@ async fn report_as(
     let mut attempt = settlement.attempt.clone();
     attempt.number = settled.attempt_count;
     if settled.is_erased {
-        end::erase_attempts(tx, settlement.reference.id).await?;
+        end::erase_attempts(tx, &settlement.reference).await?;
         attempt.url.clear();
         attempt.response_body.clear();
         attempt.response_location.clear();
@@ -205,12 +228,12 @@ async fn report_as(
     Ok(())
 }
 
-fn settled_of(row: &sea_orm::QueryResult) -> Result<Settled> {
+fn settled_of(row: &QueryResult) -> Result<Settled> {
     let attempt_count: i32 = row.try_get("", "attempt_count")?;
     Ok(Settled { attempt_count: u32::try_from(attempt_count).unwrap_or(0), is_erased: row.try_get("", "erased")? })
 }
 
-async fn one(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<Option<sea_orm::QueryResult>> {
+async fn one(tx: &Tx, sql: &str, values: Vec<sea_orm::Value>) -> Result<Option<QueryResult>> {
     let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
     Ok(tx.db().query_one_raw(statement).await?)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use taghook::clock::Clock;
 use taghook::domain::delivery::{Decision, Reason};
+use taghook::domain::request::{ParameterDefinition, Source, SystemValue};
 use taghook::domain::webhook::{CooldownPolicy, WebhookState};
 use taghook::ids::{TagId, WebhookId};
 use taghook::store;
@@ -127,6 +128,12 @@ async fn a_deferral_fires_once_at_the_end_of_its_window() {
             .webhook(&[tag], |webhook| {
                 webhook.definition.cooldown = COOLDOWN;
                 webhook.definition.cooldown_policy = CooldownPolicy::Defer;
+                let time = ParameterDefinition {
+                    name: "time".into(),
+                    source: Source::System(SystemValue::TriggerTime),
+                    default: None,
+                };
+                webhook.definition.events[0].parameters.push(time);
             })
             .await;
         server.assign_one(contact, tag).await;
@@ -153,7 +160,11 @@ async fn a_deferral_fires_once_at_the_end_of_its_window() {
         hand.advance(Duration::from_micros(1));
         let promoted = claim().await;
         assert_eq!(promoted.iter().map(|(leased, _)| leased.id).collect::<Vec<_>>(), [deferred]);
-        assert!(promoted[0].0.snapshot.is_some());
+        // The time is that of the last trigger; START is 2027-01-15 08:00 in UTC.
+        let sent = &promoted[0].0.snapshot.as_ref().unwrap().parameters;
+        let time = sent.iter().find(|parameter| parameter.name == "time").unwrap();
+        assert_eq!(time.value.as_deref(), Some("2027-01-15T08:30:00Z"));
+        assert_eq!(server.number("SELECT max(reason) FROM deliveries WHERE state = 2").await, 0);
         assert_eq!(claim().await.len(), 0);
         // The window began anew when it fired.
         hand.advance(COOLDOWN - Duration::from_micros(1));

@@ -8,17 +8,15 @@ use std::time::Duration;
 
 use taghook::automation::Assigner;
 use taghook::clock::Clock;
-use taghook::domain::outcome::Position;
 use taghook::error::Error;
+use taghook::store;
 use taghook::store::delivery::queue;
 use taghook::store::lease::Handover;
 use taghook::store::request::RequestKey;
-use taghook::store::{self, outcome};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{START, Server, both, postgres, someone_waits};
+use super::{Server, both, postgres, someone_waits};
 use crate::support::lost_commit::LostCommit;
 
 fn key(server: &Server, id: &str) -> RequestKey {
@@ -58,7 +56,7 @@ async fn a_caller_may_go_away_at_any_step() {
             }
             // The next one on the only connection comes after whatever that one did.
             server.assign_one(contact, tag).await;
-            let of = format!("WHERE contact_id = {}", literal(&server, contact.0));
+            let of = format!("WHERE contact_id = {}", server.literal(contact.0));
             let deliveries = server.number(&format!("SELECT count(*) FROM deliveries {of}")).await;
             assert!((1..=2).contains(&deliveries), "{deliveries} after {steps} steps");
             assert_eq!(server.number(&format!("SELECT count(*) FROM contact_tags {of}")).await, 1);
@@ -76,10 +74,6 @@ async fn a_caller_may_go_away_at_any_step() {
         .await
         .expect("a lease without its job");
     }
-}
-
-fn literal(server: &Server, id: Uuid) -> String {
-    if server.store.is_sqlite() { format!("x'{}'", id.simple()) } else { format!("'{id}'") }
 }
 
 /// The double runs into the unique name that the first one has taken, and gets its answer all the same.
@@ -178,49 +172,4 @@ async fn leases_of_an_unknown_commit_are_suspect() {
     let claimed = server.store.write("claim", |tx| async move { queue::claim(&tx, 8, queue::Look::Full).await }).await;
     assert!(matches!(claimed, Err(Error::CommitUnknown(_))));
     assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
-}
-
-/// A result that is written again after an unknown commit is the same attempt.
-#[tokio::test]
-async fn an_attempt_is_settled_once() {
-    use taghook::domain::delivery::{Attempt, Cause};
-    use taghook::domain::retry::Next;
-    use taghook::store::delivery::settle::{Settlement, settle};
-    let (_folder, urls) = both().await;
-    for url in urls {
-        let mut server = Server::open(&url, Clock::manual(START).0).await;
-        let (contact, tag) = (server.contact("ada").await, server.tag("buyer").await);
-        server.webhook(&[tag], |_| {}).await;
-        server.assign_one(contact, tag).await;
-        let Some(Handover::Job(job)) = server.handovers.recv().await else { panic!("no job") };
-        let settlement = Settlement {
-            reference: job.delivery.reference.clone(),
-            workspace_id: job.delivery.workspace_id,
-            webhook_id: job.delivery.webhook_id,
-            lease_token: job.delivery.lease_token,
-            extra_id: None,
-            attempt: Attempt {
-                number: 0,
-                cause: Cause::Scheduled,
-                started: START,
-                duration: Duration::from_millis(5),
-                url: "https://example.com/".into(),
-                status_code: Some(200),
-                response_body: Vec::new(),
-                response_truncated: false,
-                response_location: String::new(),
-                retry_after: None,
-                error_class: None,
-                error_detail: String::new(),
-                lease_lost: false,
-            },
-            next: Next::Delivered,
-        };
-        let settlements = &[settlement];
-        for _ in 0..2 {
-            server.store.write("settle", |tx| async move { settle(&tx, settlements).await }).await.unwrap();
-        }
-        assert_eq!(server.number("SELECT attempt_count FROM deliveries").await, 1);
-        assert_eq!(outcome::after(server.store.read(), Position(0), 10).await.unwrap().len(), 1);
-    }
 }

@@ -78,7 +78,7 @@ async fn a_cancelled_farewell_keeps_nothing() {
         server
             .store
             .write("end", |tx| async move {
-                let which = Which::Webhook(webhook.id);
+                let which = Which::Webhook(webhook.id, 10);
                 end::end(&tx, webhook.workspace_id, which, State::Cancelled, Reason::WebhookDeleted).await
             })
             .await

@@ -6,9 +6,10 @@ use taghook::clock::Clock;
 use taghook::dispatch::Dispatcher;
 use taghook::dispatch::egress::EgressPolicy;
 use taghook::dispatch::send::{Sender, SenderSettings};
-use taghook::store::delivery::queue;
+use taghook::store::delivery::queue::{self, Look};
 use taghook::store::extra_attempt;
 use taghook::store::heartbeat::{self, HEARTBEAT_LIMIT, Watchman};
+use taghook::store::lease::Handover;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,7 @@ async fn leased(server: &Server) {
 }
 
 async fn claim(server: &Server) -> usize {
-    let claim = |tx: taghook::store::Tx| async move { queue::claim(&tx, 8, queue::Look::Full).await };
+    let claim = |tx: taghook::store::Tx| async move { queue::claim(&tx, 8, Look::Full).await };
     server.store.write("claim", claim).await.unwrap().len()
 }
 
@@ -66,6 +67,28 @@ async fn leases_of_a_server_that_beats_no_more_are_free_after_ten_seconds() {
     assert_eq!(claim(&alive).await, 1);
 }
 
+/// A dispatcher at work, whose guard lets no request out.
+pub(super) struct Running {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    pub(super) fn start(server: &mut Server) -> Self {
+        let sender = Sender::new(EgressPolicy::default(), &SenderSettings::default()).unwrap();
+        let (_, nobody) = tokio::sync::mpsc::unbounded_channel();
+        let handovers = std::mem::replace(&mut server.handovers, nobody);
+        let stop = CancellationToken::new();
+        let dispatcher = Dispatcher::new(server.store.clone(), sender, handovers);
+        Self { stop: stop.clone(), task: tokio::spawn(dispatcher.run(stop.clone(), stop)) }
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
 /// Waits until an attempt was made for each of `count` deliveries; the guard refuses them without a network.
 async fn all_are_tried(server: &Server, count: i64) {
     let tried = "SELECT count(*) FROM deliveries WHERE attempt_count > 0";
@@ -93,15 +116,9 @@ async fn recovery_needs_no_permit_that_a_waiting_job_holds() {
     server.store.write("assign", assign).await.unwrap_err();
     server.assign_one(contact, tag).await;
 
-    let sender = Sender::new(EgressPolicy::default(), &SenderSettings::default()).unwrap();
-    let (_, nobody) = tokio::sync::mpsc::unbounded_channel();
-    let handovers = std::mem::replace(&mut server.handovers, nobody);
-    let stop = CancellationToken::new();
-    let dispatcher =
-        tokio::spawn(Dispatcher::new(server.store.clone(), sender, handovers).run(stop.clone(), stop.clone()));
+    let dispatcher = Running::start(&mut server);
     all_are_tried(&server, 2).await;
-    stop.cancel();
-    dispatcher.await.unwrap();
+    dispatcher.stop().await;
 }
 
 /// A claim whose commit is unknown leaves no delivery with a lease that nobody knows of.
@@ -116,17 +133,46 @@ async fn a_claim_of_unknown_result_strands_nothing() {
     other.assign_one(contact, tag).await;
 
     let mut server = Server::open(&through, Clock::system()).await;
-    let sender = Sender::new(EgressPolicy::default(), &SenderSettings::default()).unwrap();
-    let (_, nobody) = tokio::sync::mpsc::unbounded_channel();
-    let handovers = std::mem::replace(&mut server.handovers, nobody);
-    let stop = CancellationToken::new();
     proxy.arm();
-    let dispatcher =
-        tokio::spawn(Dispatcher::new(server.store.clone(), sender, handovers).run(stop.clone(), stop.clone()));
+    let dispatcher = Running::start(&mut server);
     all_are_tried(&server, 1).await;
     assert!(!proxy.is_armed());
-    stop.cancel();
-    dispatcher.await.unwrap();
+    dispatcher.stop().await;
+}
+
+/// A claim that looks a minute back leaves what is older to the poll; one that goes on from a place skips nothing.
+#[tokio::test]
+async fn a_claim_looks_as_far_back_as_it_is_told() {
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let (clock, hand) = Clock::manual(START);
+        let server = Server::open(&url, clock).await;
+        server.store.local().close();
+        let tag = server.tag("buyer").await;
+        server.webhook(&[tag], |_| {}).await;
+        // Due at seconds 0, 30, 60 and 90; it is second 90 then.
+        for name in ["ada", "bob", "cyd", "dan"] {
+            hand.advance(Duration::from_secs(if name == "ada" { 0 } else { 30 }));
+            server.assign_one(server.contact(name).await, tag).await;
+        }
+        let claim = async |limit: usize, look: Look| {
+            let claim = |tx: taghook::store::Tx| async move { queue::claim(&tx, limit, look).await };
+            let leased = server.store.write("claim", claim).await.unwrap();
+            leased.iter().map(|leased| (leased.due.0 - START.0) / 1_000_000).collect::<Vec<_>>()
+        };
+        let next = async || queue::next_due(server.store.read(), server.store.clock().now()).await.unwrap();
+        let second = |second| START.saturating_add(Duration::from_secs(second));
+        assert_eq!(next().await, Some(second(30)));
+        assert_eq!(claim(1, Look::Recent).await, [30]);
+        assert_eq!(claim(1, Look::From(second(30))).await, [60]);
+        assert_eq!(claim(8, Look::From(second(60))).await, [90]);
+        assert_eq!(claim(8, Look::Recent).await, [0; 0]);
+        assert_eq!(next().await, None);
+        assert_eq!(claim(8, Look::From(second(1))).await, [0; 0]);
+        assert_eq!(claim(8, Look::From(second(0))).await, [0]);
+        hand.advance(Duration::from_secs(3_600));
+        assert_eq!(Look::reaching(second(90), server.store.clock().now()), Look::Full);
+    }
 }
 
 /// What the server knows of stays its own; the rest is leased anew, under a new token.
@@ -151,4 +197,21 @@ async fn unknown_leases_are_found() {
             assert_eq!(reclaimed.iter().map(|leased| leased.lease_token).collect::<Vec<_>>(), tokens);
         }
     }
+}
+
+/// Whoever sends it is gone in the middle of it, and with it who would settle it.
+#[tokio::test]
+async fn the_lease_of_an_attempt_that_panics_is_looked_for() {
+    let (_folder, [url, _]) = both().await;
+    let mut server = Server::open(&url, Clock::system()).await;
+    leased(&server).await;
+    let Ok(Handover::Job(job)) = server.handovers.try_recv() else { panic!("no job") };
+    assert_eq!(server.store.local().in_flight(), [job.delivery.id.0]);
+    let attempt = std::thread::spawn(move || {
+        let _job = job;
+        std::panic::resume_unwind(Box::new("a defect"));
+    });
+    attempt.join().unwrap_err();
+    assert!(server.store.local().in_flight().is_empty());
+    assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
 }

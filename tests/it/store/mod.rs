@@ -1,10 +1,14 @@
 //! The store and the automation on it, without the wire: what callers can't bring about at will.
 
 mod assign;
+mod batch;
 mod commit;
 mod erase;
 mod lease;
+mod leftover;
+mod open;
 mod outcomes;
+mod settle;
 mod values;
 
 use std::time::Duration;
@@ -27,6 +31,7 @@ use taghook::store::lease::Handover;
 use taghook::store::open::OpenOptions;
 use taghook::store::{self, Store};
 use tokio::sync::mpsc::UnboundedReceiver;
+use uuid::Uuid;
 
 use crate::support::postgres::Postgres;
 
@@ -49,6 +54,21 @@ pub(crate) async fn until(holds: impl AsyncFn() -> bool) {
 pub(crate) async fn someone_waits(server: &Server) {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     until(async || server.number(sql).await > 0).await;
+}
+
+/// Makes the database refuse rows of a table unless a column is so.
+pub(crate) async fn refuse_unless(server: &Server, table: &str, column: &str, is_so: &str) {
+    let sql = if server.store.is_sqlite() {
+        format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON {table} WHEN NOT (NEW.{column} {is_so}) \
+             BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        )
+    } else {
+        format!("ALTER TABLE {table} ADD CHECK ({column} {is_so})")
+    };
+    let sql = &sql;
+    let refuse = |tx: store::Tx| async move { Ok(tx.db().execute_unprepared(sql).await?) };
+    server.store.write("refuse", refuse).await.unwrap();
 }
 
 /// One server on a database.
@@ -209,6 +229,11 @@ impl Server {
 
     pub(crate) async fn assign_one(&self, contact: ContactId, tag: TagId) -> Assigned {
         self.assign(&[self.assignment(contact, &[tag])]).await.pop().unwrap().unwrap()
+    }
+
+    /// A UUID for SQL text.
+    pub(crate) fn literal(&self, id: Uuid) -> String {
+        if self.store.is_sqlite() { format!("x'{}'", id.simple()) } else { format!("'{id}'") }
     }
 
     /// A number that a query answers with.
