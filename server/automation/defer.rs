@@ -57,7 +57,7 @@ pub async fn promote(
             origin: Origin::default(),
         };
         // The last trigger has replaced the first one's time, as well as its tags.
-        delivery.snapshot = Some(trigger.snapshot(event, delivery.id, delivery.trigger_time));
+        delivery.snapshot = Some(trigger.snapshot(event, delivery.id, delivery.trigger_time).into());
         delivery.state = State::Waiting;
         let window = (delivery.webhook_id, delivery.reference.contact_id);
         let cooldown = webhook.webhook.definition.cooldown;

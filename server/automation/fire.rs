@@ -218,7 +218,7 @@ impl Firing<'_> {
             reason,
             trigger_time: self.tx.now(),
             due,
-            snapshot: (verdict == Verdict::Scheduled).then(|| trigger.snapshot(event, id, self.tx.now())),
+            snapshot: (verdict == Verdict::Scheduled).then(|| trigger.snapshot(event, id, self.tx.now()).into()),
             coalesced_count: 0,
             causation_depth: trigger.origin.depth,
             cause_id: trigger.origin.cause_id,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Tx;
 use super::bulk::Bulk;
 use super::delivery::LeasedDelivery;
-use super::delivery::queue::leased_of;
+use super::delivery::queue::{held_but_for, leased_of};
 use crate::domain::delivery::{Cause, Source};
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
@@ -130,12 +130,12 @@ const FREE: &str = "(lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM s
 ///
 /// The database's.
 pub async fn release_unknown(tx: &Tx, known: &[Uuid]) -> Result<()> {
-    let mut bulk = Bulk::new(tx.db()).uuid("known_id", known.iter().copied());
-    let owner = bulk.param(tx.store().local().server());
+    let unknown = held_but_for(tx, "SELECT id FROM extra_attempts WHERE lease_owner = $1", known).await?;
+    let bulk = Bulk::new(tx.db()).uuid("unknown_id", unknown);
     bulk.execute(tx.db(), |rows| {
         format!(
             "UPDATE extra_attempts SET lease_owner = NULL, lease_token = lease_token + 1 \
-             WHERE lease_owner = {owner} AND id NOT IN (SELECT known_id FROM {rows})"
+             FROM {rows} WHERE extra_attempts.id = r.unknown_id"
         )
     })
     .await?;

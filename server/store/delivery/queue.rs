@@ -1,5 +1,8 @@
 //! The queue: new deliveries go in, some of them already leased; due ones are leased by claiming.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 use uuid::Uuid;
 
@@ -32,7 +35,7 @@ pub struct NewDelivery {
     /// When it is due; `None` when it is final from the start.
     pub due: Option<Micros>,
     /// The values to send.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<Arc<Snapshot>>,
     /// How many later triggers a deferral has taken in.
     pub coalesced_count: u32,
     /// How many causes inside the system lie before it.
@@ -63,7 +66,7 @@ pub struct LeasedDelivery {
     /// When it was due.
     pub due: Micros,
     /// The values to send; `None` for a deferral.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<Arc<Snapshot>>,
     /// Attempts of the schedule made before.
     pub scheduled_count: u32,
     /// How many causes inside the system lie before it.
@@ -189,7 +192,7 @@ fn rows(tx: &Tx, deliveries: &[NewDelivery]) -> (Bulk, String) {
     let owner = tx.store().local().server();
     let snapshot = |delivery: &NewDelivery| {
         // Plain data: it can't fail to serialise.
-        delivery.snapshot.as_ref().map(|snapshot| serde_json::to_string(snapshot).unwrap_or_default())
+        delivery.snapshot.as_ref().map(|snapshot| serde_json::to_string(&**snapshot).unwrap_or_default())
     };
     let mut bulk = Bulk::new(tx.db())
         .uuid("id", each().map(|delivery| delivery.reference.id.0))
@@ -301,18 +304,35 @@ pub async fn claim(tx: &Tx, limit: usize, look: Look) -> Result<Vec<LeasedDelive
 ///
 /// The database's.
 pub async fn reclaim(tx: &Tx, known: &[Uuid]) -> Result<Vec<LeasedDelivery>> {
-    let mut bulk = Bulk::new(tx.db()).uuid("known_id", known.iter().copied());
-    let owner = bulk.param(tx.store().local().server());
+    let sql = format!(
+        "SELECT id FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND lease_owner = $1"
+    );
+    let unknown = held_but_for(tx, &sql, known).await?;
+    let bulk = Bulk::new(tx.db()).uuid("unknown_id", unknown);
     let rows = bulk
         .query(tx.db(), |rows| {
             format!(
-                "UPDATE deliveries SET lease_token = lease_token + 1 WHERE state IN ({DEFERRED}, {WAITING}) \
-                 AND parked = FALSE AND lease_owner = {owner} \
-                 AND id NOT IN (SELECT known_id FROM {rows}) RETURNING {LEASED}"
+                "UPDATE deliveries SET lease_token = lease_token + 1 FROM {rows} WHERE deliveries.id = r.unknown_id \
+                 RETURNING {LEASED}"
             )
         })
         .await?;
     rows.iter().map(leased_of).collect()
+}
+
+/// What this server holds, by a query of its ids, but for what is known.
+pub(in crate::store) async fn held_but_for(tx: &Tx, sql: &str, known: &[Uuid]) -> Result<Vec<Uuid>> {
+    let owner = tx.store().local().server();
+    let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [owner.into()]);
+    let known: HashSet<&Uuid> = known.iter().collect();
+    let mut unknown = Vec::new();
+    for row in tx.db().query_all_raw(statement).await? {
+        let id: Uuid = row.try_get("", "id")?;
+        if !known.contains(&id) {
+            unknown.push(id);
+        }
+    }
+    Ok(unknown)
 }
 
 /// Takes leased deliveries out of the queue, without a lease: their webhook doesn't send. They come back when it does.
@@ -394,11 +414,11 @@ pub async fn next_due(db: &impl ConnectionTrait, now: Micros) -> Result<Option<M
 /// # Errors
 ///
 /// The database's.
-pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Snapshot)]) -> Result<()> {
+pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Arc<Snapshot>)]) -> Result<()> {
     if promoted.is_empty() {
         return Ok(());
     }
-    let snapshots = promoted.iter().map(|(_, snapshot)| serde_json::to_string(snapshot).unwrap_or_default());
+    let snapshots = promoted.iter().map(|(_, snapshot)| serde_json::to_string(&**snapshot).unwrap_or_default());
     let bulk = Bulk::new(tx.db()).uuid("chosen", promoted.iter().map(|(id, _)| id.0)).text("snapshot", snapshots);
     bulk.execute(tx.db(), |rows| {
         format!(
@@ -423,7 +443,7 @@ pub(in crate::store) fn leased_of(row: &QueryResult) -> Result<LeasedDelivery> {
         state: State::try_from(state).map_err(Error::internal)?,
         trigger_time: Micros(row.try_get("", "trigger_us")?),
         due: Micros(due.unwrap_or(0)),
-        snapshot: snapshot.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)?,
+        snapshot: snapshot.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)?.map(Arc::new),
         scheduled_count: u32::try_from(scheduled_count).unwrap_or(0),
         causation_depth: row.try_get("", "causation_depth")?,
         traceparent: row.try_get("", "traceparent")?,
