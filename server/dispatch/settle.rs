@@ -109,7 +109,7 @@ async fn write_bare(store: &Store, bare: &Settlement) -> Result<()> {
         let written = store
             .write("settle_bare", |tx| async move {
                 tx.gate_shared().await?;
-                settle(&tx, std::slice::from_ref(bare)).await
+                settle(&tx, &[bare]).await
             })
             .await;
         match written {
@@ -161,7 +161,7 @@ impl Pauses {
 
 /// Settles a batch; answers with the webhooks that have been failing for too long.
 async fn write(store: &Store, batch: &[Finished]) -> Result<Vec<(WorkspaceId, WebhookId)>> {
-    let settlements: Vec<Settlement> = batch.iter().map(|finished| finished.settlement.clone()).collect();
+    let settlements: Vec<&Settlement> = batch.iter().map(|finished| &finished.settlement).collect();
     let gone: HashSet<(WorkspaceId, WebhookId)> = batch
         .iter()
         .filter(|finished| finished.verdict == Verdict::DisableWebhook && finished.source != Source::Test)

@@ -302,11 +302,12 @@ impl TxShared {
     async fn commit(self) -> Result<(), Failure> {
         let Self { db, store, now: _, effects } = self;
         let effects = effects.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let has_outcomes = !effects.outcomes.is_empty();
+        let outcomes = effects.outcomes;
+        let has_outcomes = !outcomes.is_empty();
         // Last of all statements, after all row locks: the log's lock is held for the commit alone.
         let finished = async {
             if has_outcomes {
-                outcome::append(&db, &effects.outcomes).await?;
+                outcome::append(&db, outcomes).await?;
             }
             wake::notify_servers(&db, has_outcomes, effects.is_work_due, &effects.erased).await?;
             Ok::<(), DbErr>(())

@@ -1,5 +1,6 @@
 //! The outcome log: appended by transactions with their commit, read by watchers and as the attempts of a delivery.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement};
@@ -21,80 +22,90 @@ const COLUMNS: &str = "seq, workspace_id, kind, reason, recorded_us, webhook_id,
 
 /// Appends outcomes at the end of the log. Their positions are given out under a lock that is held until the commit, so
 /// that whoever sees a position has seen all before it. To be called as the last step of a transaction.
-pub(super) async fn append(db: &impl ConnectionTrait, outcomes: &[Outcome]) -> Result<(), DbErr> {
+pub(super) async fn append(db: &impl ConnectionTrait, outcomes: Vec<Outcome>) -> Result<(), DbErr> {
     if db.get_database_backend() == DbBackend::Postgres {
         let sql = format!("SELECT pg_advisory_xact_lock({LOCK_CLASS}, {LOCK_OUTCOMES})");
         db.execute_raw(Statement::from_string(DbBackend::Postgres, sql)).await?;
     }
-    let rows: Vec<Row<'_>> = outcomes.iter().map(Row::new).collect();
-    let attempt_int =
-        |get: fn(&Attempt) -> i64| rows.iter().map(move |row| row.attempt.map_or(0, get)).collect::<Vec<_>>();
-    let attempt_text = |get: fn(&Attempt) -> &str| {
-        rows.iter().map(move |row| storable(row.attempt.map_or("", get))).collect::<Vec<_>>()
-    };
-    let bulk = Bulk::new(db)
-        .uuid("workspace_id", outcomes.iter().map(|outcome| outcome.workspace_id.0))
-        .int("kind", outcomes.iter().map(|outcome| outcome.kind.code().into()))
-        .int("reason", outcomes.iter().map(|outcome| outcome.reason.code().into()))
-        .int("recorded_us", outcomes.iter().map(|outcome| outcome.recorded.0))
-        .uuid("webhook_id", outcomes.iter().map(|outcome| outcome.webhook_id.0))
-        .optional_uuid(
-            "webhook_event_id",
-            rows.iter().map(|row| row.delivery.map(|delivery| delivery.webhook_event_id.0)),
-        )
-        .optional_uuid("delivery_id", rows.iter().map(|row| row.delivery.map(|delivery| delivery.id.0)))
-        .optional_uuid("contact_id", rows.iter().map(|row| row.delivery.map(|delivery| delivery.contact_id.0)))
-        .text("tag_ids", rows.iter().map(|row| tags_to_json(row.delivery.map_or(&[], |delivery| &delivery.tag_ids))))
-        .int("source", rows.iter().map(|row| row.delivery.map_or(0, |delivery| delivery.source.code().into())))
-        .optional_int("next_attempt_us", outcomes.iter().map(|outcome| outcome.next_attempt.map(|time| time.0)))
-        .optional_int("attempt_number", rows.iter().map(|row| row.attempt.map(|attempt| attempt.number.into())))
-        .int("cause", attempt_int(|attempt| attempt.cause.code().into()))
-        .int("started_us", attempt_int(|attempt| attempt.started.0))
-        .int("duration_us", attempt_int(|attempt| micros(attempt.duration)))
-        .text("url", attempt_text(|attempt| &attempt.url))
-        .int("status_code", attempt_int(|attempt| attempt.status_code.unwrap_or(0).into()))
-        .bytes(
-            "response_body",
-            rows.iter().map(|row| row.attempt.map_or(Vec::new(), |attempt| attempt.response_body.clone())),
-        )
-        .int("response_truncated", attempt_int(|attempt| attempt.response_truncated.into()))
-        .text("response_location", attempt_text(|attempt| &attempt.response_location))
-        .optional_int(
-            "retry_after_us",
-            rows.iter().map(|row| row.attempt.and_then(|attempt| attempt.retry_after).map(micros)),
-        )
-        .int("error_class", attempt_int(|attempt| attempt.error_class.map_or(0, |class| class.code().into())))
-        .text("error_detail", attempt_text(|attempt| &attempt.error_detail))
-        .int("lease_lost", attempt_int(|attempt| attempt.lease_lost.into()));
-    bulk.execute(db, |rows| {
-        format!(
-            "INSERT INTO outcomes (workspace_id, kind, reason, recorded_us, webhook_id, webhook_event_id, delivery_id, \
-             contact_id, tag_ids, source, next_attempt_us, attempt_number, cause, started_us, duration_us, url, status_code, \
-             response_body, response_truncated, response_location, retry_after_us, error_class, error_detail, lease_lost) \
-             SELECT workspace_id, kind, reason, recorded_us, webhook_id, webhook_event_id, delivery_id, contact_id, tag_ids, \
-             source, next_attempt_us, attempt_number, cause, started_us, duration_us, url, status_code, response_body, \
-             response_truncated = 1, response_location, retry_after_us, error_class, error_detail, lease_lost = 1 FROM {rows}"
-        )
-    })
-    .await?;
+    bulk_of(db, outcomes)
+        .execute(db, |rows| {
+            format!(
+                "INSERT INTO outcomes (workspace_id, kind, reason, recorded_us, webhook_id, webhook_event_id, delivery_id, \
+                 contact_id, tag_ids, source, next_attempt_us, attempt_number, cause, started_us, duration_us, url, \
+                 status_code, response_body, response_truncated, response_location, retry_after_us, error_class, \
+                 error_detail, lease_lost) \
+                 SELECT workspace_id, kind, reason, recorded_us, webhook_id, webhook_event_id, delivery_id, contact_id, \
+                 tag_ids, source, next_attempt_us, attempt_number, cause, started_us, duration_us, url, status_code, \
+                 response_body, response_truncated = 1, response_location, retry_after_us, error_class, error_detail, \
+                 lease_lost = 1 FROM {rows}"
+            )
+        })
+        .await?;
     Ok(())
 }
 
-/// An outcome's optional halves.
-struct Row<'a> {
-    delivery: Option<&'a DeliveryRef>,
-    attempt: Option<&'a Attempt>,
+fn bulk_of(db: &impl ConnectionTrait, mut outcomes: Vec<Outcome>) -> Bulk {
+    // The texts and bodies are moved out, the rest is copied.
+    let texts: Vec<Texts> = outcomes.iter_mut().map(|outcome| Texts::take(outcome.attempt.as_mut())).collect();
+    let each = || outcomes.iter();
+    let delivery = || each().map(|outcome| outcome.delivery.as_ref());
+    let attempt = || each().map(|outcome| outcome.attempt.as_ref());
+    let attempt_int = |get: fn(&Attempt) -> i64| attempt().map(move |attempt| attempt.map_or(0, get));
+    let mut columns = [Vec::new(), Vec::new(), Vec::new()];
+    let mut bodies = Vec::with_capacity(texts.len());
+    for Texts { texts, body } in texts {
+        columns.iter_mut().zip(texts).for_each(|(column, text)| column.push(text));
+        bodies.push(body);
+    }
+    let [urls, locations, details] = columns;
+    Bulk::new(db)
+        .uuid("workspace_id", each().map(|outcome| outcome.workspace_id.0))
+        .int("kind", each().map(|outcome| outcome.kind.code().into()))
+        .int("reason", each().map(|outcome| outcome.reason.code().into()))
+        .int("recorded_us", each().map(|outcome| outcome.recorded.0))
+        .uuid("webhook_id", each().map(|outcome| outcome.webhook_id.0))
+        .optional_uuid("webhook_event_id", delivery().map(|delivery| delivery.map(|it| it.webhook_event_id.0)))
+        .optional_uuid("delivery_id", delivery().map(|delivery| delivery.map(|it| it.id.0)))
+        .optional_uuid("contact_id", delivery().map(|delivery| delivery.map(|it| it.contact_id.0)))
+        .text("tag_ids", delivery().map(|delivery| tags_to_json(delivery.map_or(&[], |it| &it.tag_ids))))
+        .int("source", delivery().map(|delivery| delivery.map_or(0, |it| it.source.code().into())))
+        .optional_int("next_attempt_us", each().map(|outcome| outcome.next_attempt.map(|time| time.0)))
+        .optional_int("attempt_number", attempt().map(|attempt| attempt.map(|it| it.number.into())))
+        .int("cause", attempt_int(|attempt| attempt.cause.code().into()))
+        .int("started_us", attempt_int(|attempt| attempt.started.0))
+        .int("duration_us", attempt_int(|attempt| micros(attempt.duration)))
+        .text("url", urls)
+        .int("status_code", attempt_int(|attempt| attempt.status_code.unwrap_or(0).into()))
+        .bytes("response_body", bodies)
+        .int("response_truncated", attempt_int(|attempt| attempt.response_truncated.into()))
+        .text("response_location", locations)
+        .optional_int("retry_after_us", attempt().map(|attempt| attempt.and_then(|it| it.retry_after).map(micros)))
+        .int("error_class", attempt_int(|attempt| attempt.error_class.map_or(0, |class| class.code().into())))
+        .text("error_detail", details)
+        .int("lease_lost", attempt_int(|attempt| attempt.lease_lost.into()))
 }
 
-impl<'a> Row<'a> {
-    fn new(outcome: &'a Outcome) -> Self {
-        Self { delivery: outcome.delivery.as_ref(), attempt: outcome.attempt.as_ref() }
+/// What came from outside in an attempt: URL, location, detail; and the body.
+#[derive(Default)]
+struct Texts {
+    texts: [String; 3],
+    body: Vec<u8>,
+}
+
+impl Texts {
+    fn take(attempt: Option<&mut Attempt>) -> Self {
+        let Some(attempt) = attempt else { return Self::default() };
+        let texts = [&mut attempt.url, &mut attempt.response_location, &mut attempt.error_detail];
+        Self {
+            texts: texts.map(|text| storable(std::mem::take(text))),
+            body: std::mem::take(&mut attempt.response_body),
+        }
     }
 }
 
 /// What a text column takes: PostgreSQL has no place for U+0000, and these texts come from outside.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 /// Outcomes of all workspaces after a position, in the log's order, without the responses' bodies.
@@ -232,8 +243,15 @@ fn attempt_of(row: &QueryResult) -> Result<Option<Attempt>> {
 
 /// Tag ids as the JSON list that rows keep.
 pub(super) fn tags_to_json(tags: &[TagId]) -> String {
-    let uuids: Vec<String> = tags.iter().map(|tag| tag.0.simple().to_string()).collect();
-    serde_json::Value::from(uuids).to_string()
+    let mut json = String::with_capacity(2 + tags.len() * 35);
+    json.push('[');
+    for (index, tag) in tags.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String can't fail.
+        let _ = write!(json, "{comma}\"{}\"", tag.0.simple());
+    }
+    json.push(']');
+    json
 }
 
 /// Tag ids from the JSON list that rows keep.

@@ -46,8 +46,9 @@ struct Settled {
 /// # Errors
 ///
 /// The database's.
-pub async fn settle(tx: &Tx, settlements: &[Settlement]) -> Result<()> {
-    let (extra, scheduled): (Vec<_>, Vec<_>) = settlements.iter().partition(|settlement| settlement.extra_id.is_some());
+pub async fn settle(tx: &Tx, settlements: &[&Settlement]) -> Result<()> {
+    let (extra, scheduled): (Vec<&Settlement>, Vec<&Settlement>) =
+        settlements.iter().partition(|settlement| settlement.extra_id.is_some());
     let settled = settle_scheduled(tx, &scheduled).await?;
     for settlement in scheduled {
         match settled.get(&(settlement.reference.id, settlement.lease_token)) {

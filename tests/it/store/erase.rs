@@ -113,7 +113,7 @@ async fn a_farewell_that_a_manual_attempt_delivers_keeps_nothing() {
                     attempt: attempt(Cause::Manual),
                     next: Next::Delivered,
                 };
-                settle(&tx, &[settlement]).await
+                settle(&tx, &[&settlement]).await
             })
             .await
             .unwrap();

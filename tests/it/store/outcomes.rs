@@ -218,7 +218,7 @@ async fn the_ring_forgets_a_deleted_contact() {
         }
         let delivery = leased(&mut server).await;
         let contact = delivery.reference.contact_id;
-        let settlements = &[settlement(&delivery, Next::Delivered)];
+        let settlements = &[&settlement(&delivery, Next::Delivered)];
         server.store.write("settle", |tx| async move { settle(&tx, settlements).await }).await.unwrap();
         for (log, _) in &streams {
             assert_eq!(first_url(log, &server).await, "https://example.com/");

@@ -48,7 +48,7 @@ async fn an_attempt_is_settled_once() {
     for url in urls {
         let mut server = Server::open(&url, Clock::manual(START).0).await;
         let delivery = leased(&mut server).await;
-        let settlements = &[settlement(&delivery, Next::Delivered)];
+        let settlements = &[&settlement(&delivery, Next::Delivered)];
         for _ in 0..2 {
             server.store.write("settle", |tx| async move { settle(&tx, settlements).await }).await.unwrap();
         }
@@ -68,8 +68,8 @@ async fn of_two_attempts_of_a_delivery_the_one_with_the_lease_counts() {
         let present = server.store.write("reclaim", reclaim).await.unwrap().remove(0);
         let retry = Next::RetryAt(START.saturating_add(Duration::from_secs(5)));
         let settlements = &[
-            settlement(&stale, Next::Exhausted(taghook::domain::delivery::Reason::None)),
-            settlement(&present, retry),
+            &settlement(&stale, Next::Exhausted(taghook::domain::delivery::Reason::None)),
+            &settlement(&present, retry),
         ];
         server.store.write("settle", |tx| async move { settle(&tx, settlements).await }).await.unwrap();
         assert_eq!(server.number("SELECT state FROM deliveries").await, 2);
