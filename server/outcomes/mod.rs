@@ -1,7 +1,8 @@
 //! The stream of outcomes.
 //!
 //! Who is who:
-//! - [`OutcomeLog`]: one for a server. Its reader follows the log, wakes on commits, and fills the [`ring`].
+//! - [`OutcomeLog`]: one for a server. Its reader follows the log, wakes on commits, and fills the [`ring`]; while nobody
+//!   watches it reads nothing.
 //! - a *watcher*: a task for each stream. It reads the ring, or pages of the database while it is behind, filters, and puts
 //!   messages into a short queue that the stream drains.
 //! - [`cursor`]: a place in the log, as callers keep it.
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -81,6 +82,8 @@ struct Inner {
     store: Store,
     ring: Ring,
     head: watch::Sender<Position>,
+    /// Told when a watcher comes.
+    arrivals: Notify,
     watchers: TaskTracker,
     stop: CancellationToken,
 }
@@ -93,8 +96,8 @@ impl OutcomeLog {
     /// The database's.
     pub async fn open(store: Store, stop: CancellationToken) -> Result<Self> {
         let end = end_of_log(&store).await?;
-        let head = watch::Sender::new(end);
-        Ok(Self(Arc::new(Inner { store, ring: Ring::new(end), head, watchers: TaskTracker::new(), stop })))
+        let (head, arrivals) = (watch::Sender::new(end), Notify::new());
+        Ok(Self(Arc::new(Inner { store, ring: Ring::new(end), head, arrivals, watchers: TaskTracker::new(), stop })))
     }
 
     /// Follows the log until it is stopped, then waits for the streams to end.
@@ -103,7 +106,8 @@ impl OutcomeLog {
         let mut wakes = inner.store.wakes().watch_outcomes();
         while !inner.stop.is_cancelled() {
             wakes.borrow_and_update();
-            match self.read_on().await {
+            let read = if inner.head.receiver_count() == 0 { self.skip().await } else { self.read_on().await };
+            match read {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => tracing::debug!(error = chain(&error), "the outcome log can't be read"),
@@ -116,6 +120,21 @@ impl OutcomeLog {
         }
         inner.watchers.close();
         inner.watchers.wait().await;
+    }
+
+    /// Waits until somebody watches, and starts the ring anew at the end of the log. Answers with whether to read on.
+    async fn skip(&self) -> Result<bool> {
+        let inner = &self.0;
+        tokio::select! {
+            () = inner.arrivals.notified() => {}
+            () = inner.stop.cancelled() => return Ok(false),
+        }
+        let end = end_of_log(&inner.store).await.inspect_err(|_| inner.arrivals.notify_one())?;
+        inner.ring.restart(end);
+        // What was erased is in no ring any more.
+        drop(inner.store.wakes().take_erasures());
+        inner.head.send_replace(end);
+        Ok(true)
     }
 
     /// Reads a page after the head; answers with whether there may be more.
@@ -163,6 +182,7 @@ impl OutcomeLog {
             expires: Instant::now() + MAX_AGE.mul_f64(jitter),
         };
         self.0.watchers.spawn(watcher.run(last));
+        self.0.arrivals.notify_one();
         Ok(messages)
     }
 

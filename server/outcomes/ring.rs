@@ -40,6 +40,12 @@ impl Ring {
         self.0.read().unwrap_or_else(PoisonError::into_inner).head
     }
 
+    /// Empties the ring: what comes next follows `start`.
+    pub(super) fn restart(&self, start: Position) {
+        let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *inner = Inner { entries: VecDeque::new(), floor: start, head: start };
+    }
+
     /// Appends what follows the head.
     pub(super) fn extend(&self, outcomes: Vec<(Position, Outcome)>) {
         let mut inner = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -150,6 +156,18 @@ mod tests {
         check(&ring, 2, 1, Some((&[3], 3)));
         assert_eq!(ring.head(), Position(capacity + 2));
     }
+
+    #[test]
+    fn a_ring_that_starts_anew_knows_nothing_from_before() {
+        let ring = Ring::new(Position(0));
+        ring.extend(outcomes([1, 2]));
+        ring.restart(Position(7));
+        check(&ring, 2, 5, None);
+        check(&ring, 7, 5, Some((&[], 7)));
+        ring.extend(outcomes([8]));
+        check(&ring, 7, 5, Some((&[8], 8)));
+    }
+
     #[test]
     fn a_ring_that_may_hold_erased_data_is_emptied() {
         let ring = Ring::new(Position(0));
