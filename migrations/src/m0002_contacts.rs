@@ -3,7 +3,7 @@
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::*;
 
-use crate::schema::{compare_bytes, drop_tables, execute};
+use crate::schema::{compare_bytes, create_as_index, drop_tables, execute};
 
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -16,7 +16,7 @@ impl MigrationTrait for Migration {
         manager.create_table(contacts()).await?;
         manager.create_table(fields()).await?;
         manager.create_table(tags()).await?;
-        manager.create_table(contact_tags()).await?;
+        create_as_index(manager, contact_tags()).await?;
         manager.create_table(events()).await?;
         compare_bytes(manager, "contacts", "email").await?;
         compare_bytes(manager, "tags", "name").await?;

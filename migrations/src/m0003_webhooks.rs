@@ -3,7 +3,7 @@
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::*;
 
-use crate::schema::{compare_bytes, drop_tables, execute, on_postgres};
+use crate::schema::{compare_bytes, create_as_index, drop_tables, execute, on_postgres};
 
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
@@ -15,14 +15,13 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(webhooks()).await?;
         manager.create_table(webhook_tags()).await?;
-        manager.create_table(cooldowns()).await?;
+        create_as_index(manager, cooldowns()).await?;
         compare_bytes(manager, "webhooks", "name").await?;
         execute(
             manager,
             &[
                 "CREATE INDEX webhooks_workspace ON webhooks (workspace_id, id)",
                 "CREATE INDEX webhook_tags_tag ON webhook_tags (tag_id)",
-                "CREATE INDEX cooldowns_contact ON cooldowns (contact_id)",
             ],
         )
         .await?;

@@ -19,6 +19,14 @@ pub(crate) async fn on_postgres(manager: &SchemaManager<'_>, statements: &[&str]
     Ok(())
 }
 
+/// Creates a table whose rows are its primary key's index. PostgreSQL has no such tables.
+pub(crate) async fn create_as_index(manager: &SchemaManager<'_>, mut table: TableCreateStatement) -> Result<(), DbErr> {
+    if manager.get_database_backend() == DbBackend::Sqlite {
+        table.extra("WITHOUT ROWID");
+    }
+    manager.create_table(table).await
+}
+
 /// Compares a text column by its bytes, as SQLite does, whatever the locale of the PostgreSQL database.
 pub(crate) async fn compare_bytes(manager: &SchemaManager<'_>, table: &str, column: &str) -> Result<(), DbErr> {
     on_postgres(manager, &[&format!(r#"ALTER TABLE {table} ALTER COLUMN {column} TYPE TEXT COLLATE "C""#)]).await

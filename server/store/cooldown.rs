@@ -99,9 +99,11 @@ pub async fn opened(tx: &Tx, claims: &[Claim]) -> Result<HashMap<WindowKey, Micr
 /// # Errors
 ///
 /// The database's.
-pub async fn forget_contact(tx: &Tx, contact: ContactId) -> Result<()> {
-    let sql = "DELETE FROM cooldowns WHERE contact_id = $1";
-    execute(tx, sql, vec![contact.0.into()]).await?;
+pub async fn forget_contact(tx: &Tx, workspace: WorkspaceId, contact: ContactId) -> Result<()> {
+    // By the key: an index by contact would be written by every trigger. Those of deleted webhooks go with these.
+    let sql = "DELETE FROM cooldowns WHERE contact_id = $2 \
+               AND webhook_id IN (SELECT id FROM webhooks WHERE workspace_id = $1)";
+    execute(tx, sql, vec![workspace.0.into(), contact.0.into()]).await?;
     Ok(())
 }
 

@@ -33,6 +33,8 @@ const LOCK_MIGRATIONS: i32 = 3;
 const LOCK_FILE: &str = "taghook.lock";
 const SQLITE_READERS: u32 = 4;
 const STATEMENT_CACHE: usize = 300;
+const CACHE_KIB: &str = "-32768";
+const CHECKPOINT_PAGES: &str = "8000";
 /// How long a transaction waits for a connection before the caller is told that the database is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -202,6 +204,9 @@ fn sqlite_options(url: &str, connections: u32, read_only: bool) -> ConnectOption
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(false)
                 .statement_cache_capacity(STATEMENT_CACHE);
+            // The hot pages of the tables and their indexes, in KiB; and how many pages the log may have until they are
+            // written back: each is, however often it was changed meanwhile.
+            let sqlite = sqlite.pragma("cache_size", CACHE_KIB).pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
             sqlite.pragma("temp_store", "memory")
         });
     options
