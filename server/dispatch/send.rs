@@ -57,13 +57,14 @@ pub struct SenderSettings {
     pub extra_ca_pem: Vec<u8>,
     /// How long an unused connection is kept. Default: 90 s.
     pub pool_idle_timeout: Duration,
-    /// How many unused connections are kept for each origin. Default: 32.
+    /// How many unused connections are kept for each origin. Default: 256, as many as are sent at a time by default: a
+    /// connection that isn't kept is made anew for the next request.
     pub pool_max_idle_per_origin: usize,
 }
 
 impl Default for SenderSettings {
     fn default() -> Self {
-        Self { extra_ca_pem: Vec::new(), pool_idle_timeout: Duration::from_secs(90), pool_max_idle_per_origin: 32 }
+        Self { extra_ca_pem: Vec::new(), pool_idle_timeout: Duration::from_secs(90), pool_max_idle_per_origin: 256 }
     }
 }
 
