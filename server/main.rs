@@ -12,6 +12,9 @@ use taghook::error::chain;
 use taghook::store::open::{Migration, migrate};
 use taghook::{Environment, Server, first_start, server, telemetry};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Watches contacts and their tags, calls webhooks, and streams what became of each call, over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "taghook", version, arg_required_else_help = true)]

@@ -90,6 +90,8 @@ fn docs() -> Outcome {
 fn tests() -> Outcome {
     let mut test = cargo_command();
     test.args(["test", "--locked", "--workspace"]).env("PATH", path_with(&GRPCURL.installed()?)?);
+    // The tests mostly wait: for fsync, for answers, for each other's servers.
+    test.env("RUST_TEST_THREADS", "8");
     command(&mut test, Show::Always)
 }
 
@@ -103,7 +105,7 @@ fn cargo(arguments: &[&str], show: Show) -> Outcome {
 }
 
 /// Cargo, in the repository's folder and without what `cargo run` says of this program.
-fn cargo_command() -> Command {
+pub(crate) fn cargo_command() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
     for (name, _) in env::vars_os() {

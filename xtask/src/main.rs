@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 #![allow(clippy::disallowed_methods, reason = "it measures how long its steps take")]
 
+mod bench;
 mod check;
 mod generate;
 mod postgres;
@@ -34,6 +35,19 @@ enum Chore {
         #[arg(long)]
         install: bool,
     },
+    /// Build the release server and measure it: speed, cost, memory, on SQLite and PostgreSQL. What follows `--` goes to
+    /// the program that measures: `cargo xtask bench -- speed --help`.
+    Bench {
+        /// What to measure, and how. Default: `speed`, with the JSON in target/bench/speed.json.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Build the release server and put load on it while it and its database are killed: nothing may be lost or stuck.
+    CrashTest {
+        /// How long there is load, on each database.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     /// Write the committed files that are generated from proto/.
     Gen {
         /// Write nothing; fail if a file isn't what would be written.
@@ -48,6 +62,8 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().chore {
         Chore::Test { install: true } => check::install(),
         Chore::Test { install: false } => check::run(),
+        Chore::Bench { arguments } => bench::run(&arguments),
+        Chore::CrashTest { seconds } => bench::crash_test(seconds),
         Chore::Gen { check } => generate::run(check),
         Chore::Baseline => check::write_baseline(),
     };

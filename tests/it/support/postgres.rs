@@ -88,6 +88,11 @@ impl Postgres {
 
     /// A server of a test's own.
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// A server of one's own, with further lines in its configuration.
+    pub(crate) fn start_with(further_settings: &str) -> Self {
         let programs = programs();
         let folder = tempfile::Builder::new().prefix("taghook-pg-").tempdir().expect("a temporary folder").keep();
         let account = Account::of(&folder);
@@ -99,8 +104,10 @@ impl Postgres {
         run(initdb.arg("--pgdata").arg(&data));
 
         // Durability is left on: the tests commit as the product does.
-        let settings =
-            format!("listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n", folder.display());
+        let settings = format!(
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nmax_connections = 300\n{further_settings}",
+            folder.display()
+        );
         let conf = OpenOptions::new().append(true).open(data.join("postgresql.conf"));
         conf.and_then(|mut conf| conf.write_all(settings.as_bytes())).expect("the server's settings");
 
@@ -110,9 +117,22 @@ impl Postgres {
         server
     }
 
+    /// Its first process, whose children the others are.
+    #[allow(dead_code, reason = "the benchmarks read what it costs")]
+    pub(crate) fn pid(&self) -> Option<u32> {
+        let file = fs::read_to_string(self.folder.join("data/postmaster.pid")).ok()?;
+        file.lines().next()?.trim().parse().ok()
+    }
+
     /// Starts it; it must have been stopped.
     pub(crate) fn begin(&self) {
         self.control(&["--wait", "start"]);
+    }
+
+    /// Stops it as an operator would: connections are ended, what is committed is written back.
+    #[allow(dead_code, reason = "the crash test does it")]
+    pub(crate) fn stop(&self) {
+        self.control(&["--wait", "--mode", "fast", "stop"]);
     }
 
     /// Stops it at once, as if it had crashed.

@@ -1,0 +1,202 @@
+//! The databases that servers are measured on, each new, and what is put into them by hand.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, SqliteConnection};
+use tempfile::TempDir;
+
+use crate::Failure;
+use crate::postgres::Postgres;
+use crate::sink::MARK;
+
+/// How long a statement waits for the server's transactions on SQLite.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The embedded one.
+    Sqlite,
+    /// A PostgreSQL of the bench's own, with its defaults, fsync among them.
+    Postgres,
+}
+
+impl Kind {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+}
+
+/// A new database and a data folder; both go when this is dropped.
+pub(crate) struct Database {
+    folder: TempDir,
+    postgres: Option<Postgres>,
+    url: String,
+}
+
+/// Statements for either database.
+enum Session {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Database {
+    /// Makes a database; `settings` are lines of PostgreSQL's configuration beside its defaults.
+    pub(crate) async fn new(kind: Kind, settings: &str) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("taghook-bench-").tempdir()?;
+        let (postgres, url) = match kind {
+            Kind::Sqlite => (None, format!("sqlite:{}", folder.path().join("taghook.db").display())),
+            Kind::Postgres => {
+                let settings = settings.to_owned();
+                let postgres = tokio::task::spawn_blocking(move || Postgres::start_with(&settings)).await?;
+                let url = postgres.database(async |_: &str| {}).await;
+                (Some(postgres), url)
+            }
+        };
+        Ok(Self { folder, postgres, url })
+    }
+
+    /// The folder of the server's data.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How a server is told of it.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The first process of a database that has processes of its own.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.postgres.as_ref().and_then(Postgres::pid)
+    }
+
+    /// Ends all connections but the one that says so.
+    pub(crate) async fn end_connections(&self) -> Result<(), Failure> {
+        let sql = "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        self.number(sql).await?;
+        Ok(())
+    }
+
+    /// Restarts the database's processes, as an operator would or as if they had crashed.
+    pub(crate) async fn restart(&self, has_crashed: bool) -> Result<(), Failure> {
+        let Some(postgres) = &self.postgres else { return Ok(()) };
+        // It takes moments, and nothing here waits for anything else meanwhile.
+        tokio::task::block_in_place(|| {
+            if has_crashed {
+                postgres.crash()
+            } else {
+                postgres.stop()
+            }
+            postgres.begin();
+        });
+        Ok(())
+    }
+
+    /// Runs statements in one transaction.
+    pub(crate) async fn execute(&self, sql: &str) -> Result<(), Failure> {
+        match self.session().await? {
+            Session::Sqlite(mut db) => {
+                db.execute(AssertSqlSafe(format!("BEGIN IMMEDIATE; {sql}; COMMIT"))).await?;
+                db.close().await?;
+            }
+            Session::Postgres(mut db) => {
+                db.execute(AssertSqlSafe(sql)).await?;
+                db.close().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The one number that a statement answers with.
+    pub(crate) async fn number(&self, sql: &str) -> Result<i64, Failure> {
+        Ok(match self.session().await? {
+            Session::Sqlite(mut db) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut db).await?,
+            Session::Postgres(mut db) => sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut db).await?,
+        })
+    }
+
+    async fn session(&self) -> Result<Session, Failure> {
+        if self.postgres.is_some() {
+            return Ok(Session::Postgres(PgConnection::connect(&self.url).await?));
+        }
+        let options = self.url.parse::<SqliteConnectOptions>()?.create_if_missing(true);
+        let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+        Ok(Session::Sqlite(options.busy_timeout(BUSY_TIMEOUT).connect().await?))
+    }
+
+    /// Contacts `bench-<number>@example.com`, with the values of the contact with the e-mail `pattern`.
+    pub(crate) async fn add_contacts(&self, pattern: &str, count: usize) -> Result<(), Failure> {
+        let mark = String::from_utf8_lossy(MARK);
+        let (series, id) = self.series(count);
+        self.execute(&format!(
+            "INSERT INTO contacts (id, workspace_id, email, status, field_values, version, created_us, updated_us) \
+             SELECT {id}, workspace_id, '{mark}' || n || '@example.com', status, field_values, version, created_us, \
+             updated_us FROM contacts, {series} WHERE email = '{pattern}'"
+        ))
+        .await
+    }
+
+    /// A table `s` of the numbers `n` from 0 on, and the expression of a UUIDv7 of each number.
+    pub(crate) fn series(&self, count: usize) -> (String, String) {
+        if self.postgres.is_some() {
+            let id =
+                "('019000000000' || '7' || lpad(to_hex(n % 4096), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid";
+            return (format!("generate_series(0::bigint, {count} - 1) AS s(n)"), id.to_owned());
+        }
+        let series = format!(
+            "(WITH RECURSIVE t(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t WHERE n < {count} - 1) SELECT n FROM t) AS s"
+        );
+        (series, "unhex('019000000000' || printf('7%03x8%015x', n % 4096, n))".to_owned())
+    }
+
+    /// The expression of a number as text.
+    pub(crate) fn text_of_number(&self, number: &str) -> String {
+        if self.postgres.is_some() { format!("({number})::text") } else { format!("CAST({number} AS TEXT)") }
+    }
+
+    /// Lets the database know what is in its tables now, as it would find out by itself in time.
+    pub(crate) async fn analyze(&self) -> Result<(), Failure> {
+        if self.postgres.is_some() { self.execute_alone("VACUUM ANALYZE").await } else { Ok(()) }
+    }
+
+    /// A session that is idle in a transaction with a snapshot, for as long as this is held.
+    pub(crate) async fn hold_snapshot(&self) -> Result<PgConnection, Failure> {
+        let mut db = PgConnection::connect(&self.url).await?;
+        db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT COUNT(*) FROM deliveries").await?;
+        Ok(db)
+    }
+
+    async fn execute_alone(&self, sql: &'static str) -> Result<(), Failure> {
+        let mut db = PgConnection::connect(&self.url).await?;
+        db.execute(sql).await?;
+        Ok(db.close().await?)
+    }
+
+    /// How many commits of one row this database makes a second, one after the other.
+    pub(crate) async fn commits_per_s(&self, count: u32) -> Result<f64, Failure> {
+        self.execute("CREATE TABLE bench_commits (n BIGINT)").await?;
+        let start = tokio::time::Instant::now();
+        let insert = "INSERT INTO bench_commits VALUES (1)";
+        match self.session().await? {
+            Session::Sqlite(mut db) => {
+                for _ in 0..count {
+                    db.execute(sqlx::query(insert)).await?;
+                }
+            }
+            Session::Postgres(mut db) => {
+                for _ in 0..count {
+                    db.execute(sqlx::query(insert)).await?;
+                }
+            }
+        }
+        Ok(f64::from(count) / start.elapsed().as_secs_f64())
+    }
+}
