@@ -78,5 +78,5 @@ async fn the_receiver_refuses_a_secret_that_is_none() {
     let output = output(&["receive", "--secret", "secret"]).await;
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("a signing secret starts with `whsec_`"), "{text}");
+    assert!(text.contains("the secret must be `whsec_` and base64, or the public key `whpk_`"), "{text}");
 }

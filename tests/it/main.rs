@@ -27,6 +27,7 @@ mod readme;
 mod rules;
 mod schedule;
 mod servers;
+mod signing;
 mod store;
 mod support;
 mod tidy;
