@@ -19,6 +19,7 @@ mod dispatch;
 mod egress;
 mod headers;
 mod hostile;
+mod keys;
 mod manual;
 mod outcomes;
 mod paging;
