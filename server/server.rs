@@ -235,6 +235,7 @@ pub(crate) async fn open_store(
     }
     if !is_present && opened.is_ok() {
         first_start::adopt_next_master_key(config)?;
+        tracing::info!("the database has the new master key");
     }
     opened
 }
