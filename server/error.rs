@@ -10,6 +10,7 @@ use sea_orm::{DbErr, RuntimeErr, SqlErr};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
+use crate::domain::time::Micros;
 use crate::pb::ErrorReason;
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
@@ -138,6 +139,14 @@ pub enum Error {
         /// How many there may be.
         limit: u64,
     },
+    /// The webhook would have too many live secrets.
+    #[error("the webhook would have more than {limit} live secrets; wait, or rotate with an overlap of 0")]
+    TooManySecrets {
+        /// How many there may be.
+        limit: usize,
+        /// When the first of them expires, if one does.
+        next_expire_time: Option<Micros>,
+    },
     /// The server is stopping.
     #[error("the server is stopping")]
     ShuttingDown,
@@ -224,6 +233,7 @@ impl Error {
             Self::MetDouble => (Code::Aborted, ErrorReason::Overloaded, true),
             Self::Overloaded => (Code::ResourceExhausted, ErrorReason::Overloaded, true),
             Self::LimitReached { .. } => (Code::ResourceExhausted, ErrorReason::LimitReached, false),
+            Self::TooManySecrets { .. } => (Code::ResourceExhausted, ErrorReason::TooManySecrets, false),
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown, true),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded, false),
             Self::DatabaseUnavailable(_) | Self::CommitUnknown(_) => {
@@ -250,6 +260,10 @@ impl Error {
             Self::CursorAhead { newest_cursor } => vec![("newest_cursor", newest_cursor.clone())],
             Self::SlowConsumer { cursor } => vec![("cursor", cursor.clone())],
             Self::LimitReached { limit, .. } => vec![("limit", limit.to_string())],
+            Self::TooManySecrets { limit, next_expire_time } => {
+                let expiry = next_expire_time.map(|time| ("next_expire_time", time.to_string()));
+                [("limit", limit.to_string())].into_iter().chain(expiry).collect()
+            }
             Self::Invalid(_)
             | Self::Unauthenticated(_)
             | Self::RequestIdReused

@@ -2,25 +2,24 @@
 //! makes, the root key (`root.key`) and a key of the default workspace (`default.key`). All are for their owner alone,
 //! appear whole or not at all, and are never overwritten.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
-
-use zeroize::Zeroizing;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::clock::Entropy;
 use crate::config::Config;
 use crate::domain::workspace::{ApiKey, Scope, Scopes};
 use crate::error::{Error, Result};
 use crate::ids::{ApiKeyId, TypedId, WorkspaceId};
-use crate::secrets::{InvalidMasterKey, MasterKey};
+use crate::key_file::{self, read_or_write};
+use crate::secrets::{InvalidMasterKey, MasterKey, Sealer};
 use crate::store::api_key::{self, Secret};
 use crate::store::{Store, Tx};
 
-const ROOT_KEY_FILE: &str = "root.key";
+/// The file of the root key.
+pub const ROOT_KEY_FILE: &str = "root.key";
 const DEFAULT_KEY_FILE: &str = "default.key";
-const OWNER_ALONE: u32 = 0o600;
 const FOLDER_OF_OWNER: u32 = 0o700;
 
 /// What is wrong with a key file.
@@ -87,6 +86,43 @@ pub fn master_key(config: &Config, entropy: &Entropy) -> Result<Master, KeyFileE
     Ok(Master { key: MasterKey::parse_base64(&text)?, is_new })
 }
 
+/// The master key that is to take the present one's place: that of the environment, else what a replacement that was broken
+/// off has left in a file beside the key file. It may have been used already.
+///
+/// # Errors
+///
+/// See [`KeyFileError`].
+pub fn next_master_key(config: &Config) -> Result<Option<MasterKey>, KeyFileError> {
+    let text = match &config.secrets.new_key {
+        Some(text) => Some(text.0.clone()),
+        None => key_file::read(&key_file::next(&config.key_file()))?,
+    };
+    Ok(text.map(|text| MasterKey::parse_base64(&text)).transpose()?)
+}
+
+/// Puts the next master key, by which the database is sealed now, in the key file's place, and keeps the former one beside
+/// it under a name with its id, for backups of the database. Nothing is done where the environment gives the keys.
+///
+/// # Errors
+///
+/// See [`KeyFileError`].
+pub fn adopt_next_master_key(config: &Config) -> Result<(), KeyFileError> {
+    let path = config.key_file();
+    if config.secrets.key.is_some() || !key_file::next(&path).exists() {
+        return Ok(());
+    }
+    if let Some(text) = key_file::read(&path)? {
+        let former = Sealer::new(&MasterKey::parse_base64(&text)?);
+        key_file::keep(&path, &former_master_key_file(&path, &former))?;
+    }
+    key_file::replace(&path)
+}
+
+/// Where a former master key is kept.
+pub(crate) fn former_master_key_file(path: &Path, former: &Sealer) -> PathBuf {
+    key_file::beside(path, &format!(".{}", former.key_id()))
+}
+
 /// Removes a master key that this start made, and that the database refused: it would be refused for ever.
 pub fn forget_master_key(config: &Config) {
     let _ = fs::remove_file(config.key_file());
@@ -140,7 +176,12 @@ async fn insert(tx: Tx, (root, default): (&Secret, &Secret)) -> Result<bool> {
     Ok(true)
 }
 
-fn key<const N: usize>(tx: &Tx, name: &str, workspace_id: Option<WorkspaceId>, scopes: [Scope; N]) -> ApiKey {
+pub(crate) fn key<const N: usize>(
+    tx: &Tx,
+    name: &str,
+    workspace_id: Option<WorkspaceId>,
+    scopes: [Scope; N],
+) -> ApiKey {
     ApiKey {
         id: ApiKeyId::generate(tx.now(), tx.store().entropy()),
         workspace_id,
@@ -154,68 +195,15 @@ fn key<const N: usize>(tx: &Tx, name: &str, workspace_id: Option<WorkspaceId>, s
 }
 
 /// The secret in a file, which is made with a new one if it isn't there; and whether it was.
-fn secret(folder: &Path, name: &'static str, new: &Secret) -> Result<(Secret, bool), KeyFileError> {
+pub(crate) fn secret(folder: &Path, name: &'static str, new: &Secret) -> Result<(Secret, bool), KeyFileError> {
     let (text, is_new) = read_or_write(&folder.join(name), new.expose())?;
     let secret = Secret::parse(text.trim()).filter(|secret| secret.is_root() == new.is_root());
     Ok((secret.ok_or(KeyFileError::NoApiKey { name })?, is_new))
 }
 
-/// What stands in a file; if it isn't there it is made with `new`. And whether it was.
-fn read_or_write(path: &Path, new: &str) -> Result<(Zeroizing<String>, bool), KeyFileError> {
-    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_new = match path.try_exists() {
-        Ok(true) => Ok(false),
-        Ok(false) => write_new(path, new),
-        Err(error) => Err(error),
-    };
-    let read = |is_new| Ok((Zeroizing::new(fs::read_to_string(path)?), is_new));
-    is_new.and_then(read).map_err(|source| KeyFileError::Io { name: name(), source })
-}
-
-/// Writes a file that isn't there, whole or not at all; false if it has appeared meanwhile.
-fn write_new(path: &Path, text: &str) -> io::Result<bool> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ALONE).open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    let is_new = publish(&temporary, path);
-    let _ = fs::remove_file(&temporary);
-    // The name is durable with the folder.
-    File::open(folder)?.sync_all()?;
-    is_new
-}
-
-/// Gives a file its name, unless the name is taken.
-fn publish(temporary: &Path, path: &Path) -> io::Result<bool> {
-    match fs::hard_link(temporary, path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        // A file system without links: a rename is as whole, but could replace a file that appears at this very moment.
-        Err(_) => fs::rename(temporary, path).map(|()| true),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_is_written_once_for_its_owner_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("root.key");
-        let (first, is_new) = read_or_write(&path, "one").unwrap();
-        assert_eq!((first.as_str(), is_new), ("one\n", true));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (second, is_new) = read_or_write(&path, "two").unwrap();
-        assert_eq!((second.as_str(), is_new), ("one\n", false));
-        assert!(!write_new(&path, "three").unwrap());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "one\n");
-        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["root.key"]);
-    }
 
     #[test]
     fn a_file_that_holds_no_key_is_refused() {

@@ -4,7 +4,9 @@ pub mod pb;
 
 pub mod config;
 pub mod first_start;
+mod key_file;
 pub mod lifecycle;
+pub mod rotation;
 pub mod server;
 pub mod telemetry;
 

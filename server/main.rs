@@ -10,7 +10,7 @@ use taghook::clock::Clock;
 use taghook::config::{self, Flags, Loaded, Sources};
 use taghook::error::chain;
 use taghook::store::open::{Migration, migrate};
-use taghook::{Environment, Server, first_start, server, telemetry};
+use taghook::{Environment, Server, first_start, rotation, server, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +35,8 @@ enum Command {
     Migrate(MigrateArgs),
     /// Look at the configuration
     Config(ConfigArgs),
+    /// Replace the keys of the deployment
+    Keys(KeysArgs),
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +67,28 @@ enum ConfigAction {
     Check(Flags),
 }
 
+#[derive(Debug, Args)]
+struct KeysArgs {
+    #[command(subcommand)]
+    action: KeysAction,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysAction {
+    /// Replace the master key of the secrets, and encrypt everything with the new one
+    ///
+    /// Stop all servers first. The new key is made at random, or taken from TAGHOOK_NEW_SECRET_KEY, and written to the key
+    /// file (secret.key); the former one is kept beside it under a name with its id, since backups of the database need it.
+    /// If TAGHOOK_SECRET_KEY gives the present key, TAGHOOK_NEW_SECRET_KEY must give the new one. Whatever happens
+    /// meanwhile, a server starts with what there is then, and the command can be run again.
+    RotateMaster(Flags),
+    /// Replace the root key, which administers workspaces and API keys: the former one opens nothing from then on
+    ///
+    /// The new key is in root.key. On SQLite stop the server first; servers on PostgreSQL refuse the former key within
+    /// seconds.
+    RotateRoot(Flags),
+}
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
@@ -90,6 +114,8 @@ async fn run(command: Command) -> Result<(), Failure> {
             Step::Status(flags) => migrate_by_hand(flags, Migration::Status).await,
         },
         Command::Config(ConfigArgs { action: ConfigAction::Check(flags) }) => check_config(flags),
+        Command::Keys(KeysArgs { action: KeysAction::RotateMaster(flags) }) => rotate_master(flags).await,
+        Command::Keys(KeysArgs { action: KeysAction::RotateRoot(flags) }) => rotate_root(flags).await,
     }
 }
 
@@ -111,6 +137,29 @@ async fn migrate_by_hand(flags: Flags, step: Migration) -> Result<(), Failure> {
     for (name, is_applied) in migrations {
         writeln!(out, "{} {name}", if is_applied { "applied" } else { "missing" })?;
     }
+    Ok(())
+}
+
+async fn rotate_master(flags: Flags) -> Result<(), Failure> {
+    let rotated = rotation::rotate_master(&load(flags)?.config, &Environment::system()).await?;
+    let mut out = io::stdout().lock();
+    match rotated.webhooks {
+        Some(count) => writeln!(out, "encrypted the secrets of {count} webhooks with the new master key")?,
+        None => writeln!(out, "the database has the new master key already")?,
+    }
+    match rotated.files {
+        Some((file, former)) => {
+            writeln!(out, "the new key is in {}; give it to every server of the database", file.display())?;
+            writeln!(out, "the former key is in {}; backups of the database need it", former.display())?;
+        }
+        None => writeln!(out, "set TAGHOOK_SECRET_KEY to the new key wherever a server starts")?,
+    }
+    Ok(())
+}
+
+async fn rotate_root(flags: Flags) -> Result<(), Failure> {
+    let file = rotation::rotate_root(&load(flags)?.config, &Environment::system()).await?;
+    writeln!(io::stdout().lock(), "the new root key is in {}; the former one opens nothing", file.display())?;
     Ok(())
 }
 

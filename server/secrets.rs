@@ -119,6 +119,18 @@ impl Sealer {
         let payload = Payload { msg: ciphertext, aad: &authenticated(header, context) };
         self.cipher.decrypt(nonce.into(), payload).map(Zeroizing::new).map_err(|_| OpenError::Corrupt)
     }
+
+    /// Whether a sealed value says that this key sealed it.
+    #[must_use]
+    pub fn has_sealed(&self, sealed: &[u8]) -> bool {
+        sealed.get(1..1 + KEY_ID_BYTES) == Some(self.key_id.as_slice())
+    }
+
+    /// The key's id, in hexadecimal: it tells keys apart and nothing of them.
+    #[must_use]
+    pub fn key_id(&self) -> String {
+        data_encoding::HEXLOWER.encode(&self.key_id)
+    }
 }
 
 impl fmt::Debug for Sealer {
@@ -185,6 +197,7 @@ mod tests {
     #[test]
     fn another_key_is_told_from_damage() {
         let sealed = sealer(1).seal(&mut StdRng::seed_from_u64(9), CONTEXT, b"secret");
+        assert!(sealer(1).has_sealed(&sealed) && !sealer(2).has_sealed(&sealed) && !sealer(1).has_sealed(b""));
         assert_eq!(sealer(2).open(CONTEXT, &sealed), Err(OpenError::WrongKey));
         assert_eq!(sealer(1).open(b"wrk_1/whk_2/signing", &sealed), Err(OpenError::Corrupt));
         assert_eq!(sealer(1).open(b"", &sealed), Err(OpenError::Corrupt));

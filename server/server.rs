@@ -127,7 +127,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
         let local_addr = listener.local_addr().map_err(refuse)?;
         let sender = Sender::new(policy(config)?, &sender_settings(config)?)?;
-        let (store, handovers) = open_store(config, environment).await?;
+        let (store, handovers) = open_store(config, &environment).await?;
         first_start::api_keys(&store, &config.data_dir).await?;
 
         let (health, lifecycle) = (Health::starting().await, Lifecycle::default());
@@ -201,33 +201,60 @@ impl Server {
         // First of all, so that no balancer sends more.
         self.health.close().await;
         let finished = self.lifecycle.finish(self.grace, force).await;
-        let server = self.store.local().server();
-        let leave = self.store.write("leave", |tx: Tx| async move { heartbeat::leave(&tx, server).await });
-        match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(error = chain(&error), "the database wasn't told of the stop"),
-            Err(_) => tracing::debug!("the database wasn't told of the stop in time"),
-        }
+        leave(&self.store).await;
         tracing::info!("stopped");
         finished
     }
 }
 
-async fn open_store(
+/// The last words to the database, if it listens.
+pub(crate) async fn leave(store: &Store) {
+    let server = store.local().server();
+    let leave = store.write("leave", |tx: Tx| async move { heartbeat::leave(&tx, server).await });
+    match tokio::time::timeout(LEAVE_TIMEOUT, leave).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error = chain(&error), "the database wasn't told of the stop"),
+        Err(_) => tracing::debug!("the database wasn't told of the stop in time"),
+    }
+}
+
+/// Opens the database with the master key, or with the one that is to replace it: a replacement may have been broken off
+/// between the database and the key file.
+pub(crate) async fn open_store(
     config: &Config,
-    environment: Environment,
+    environment: &Environment,
 ) -> Result<(Store, UnboundedReceiver<Handover>), StartError> {
     let master = first_start::master_key(config, &environment.entropy)?;
-    let opened = Store::open(&open_options(config, environment), Sealer::new(&master.key)).await;
-    opened.map_err(|error| {
-        if !is_wrong_key(&error) {
-            return StartError::Store(error);
+    let next = first_start::next_master_key(config)?.map(|key| Sealer::new(&key));
+    let present = Sealer::new(&master.key);
+    let sealers: Vec<_> = [Some(&present), next.as_ref()].into_iter().flatten().collect();
+    let opened = open_store_with(config, environment, &sealers).await;
+    let is_present = opened.as_ref().is_ok_and(|(store, _)| store.is_sealed_with(&present));
+    if master.is_new && !is_present && !matches!(opened, Err(StartError::Store(_))) {
+        first_start::forget_master_key(config);
+    }
+    if !is_present && opened.is_ok() {
+        first_start::adopt_next_master_key(config)?;
+        tracing::info!("the database has the new master key");
+    }
+    opened
+}
+
+/// Opens the database with the first of these master keys that is its own.
+pub(crate) async fn open_store_with(
+    config: &Config,
+    environment: &Environment,
+    sealers: &[&Sealer],
+) -> Result<(Store, UnboundedReceiver<Handover>), StartError> {
+    let options = open_options(config, environment.clone());
+    for sealer in sealers {
+        match Store::open(&options, (*sealer).clone()).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) if is_wrong_key(&error) => {}
+            Err(error) => return Err(StartError::Store(error)),
         }
-        if master.is_new {
-            first_start::forget_master_key(config);
-        }
-        StartError::WrongMasterKey
-    })
+    }
+    Err(StartError::WrongMasterKey)
 }
 
 /// How the configuration wants the database opened.

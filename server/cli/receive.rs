@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use taghook::clock::Clock;
+use taghook_client::webhook;
 
 use super::receiver::{Received, Receiver};
 use super::show::{self, BAD, BOLD, DIM, GOOD, Headers, Verdict};
@@ -20,7 +21,8 @@ pub(crate) struct Args {
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "HOST:PORT")]
     listen: SocketAddr,
 
-    /// A webhook's secret (`GetWebhookSecret`), to check signatures with. May be given several times.
+    /// A webhook's secret (`GetWebhookSecret`), or its public key (whpk_..) if it signs by v1a, to check signatures with.
+    /// May be given several times.
     #[arg(long = "secret", value_name = "whsec_..", value_parser = secret)]
     secrets: Vec<String>,
 
@@ -146,6 +148,6 @@ async fn interrupted() {
 
 /// Reads a secret, to refuse at once what could never verify.
 fn secret(text: &str) -> Result<String, String> {
-    let secret = taghook::domain::signature::SigningSecret::parse(text).map_err(|error| error.to_string())?;
-    Ok(secret.expose_text().to_string())
+    webhook::check_secret(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }

@@ -18,6 +18,8 @@ const ENV_PREFIX: &str = "TAGHOOK_";
 const ENV_CONFIG: &str = "TAGHOOK_CONFIG";
 /// The master key; it has no place in the file.
 const ENV_SECRET_KEY: &str = "TAGHOOK_SECRET_KEY";
+/// The master key that `taghook keys rotate-master` puts in its place.
+const ENV_NEW_SECRET_KEY: &str = "TAGHOOK_NEW_SECRET_KEY";
 /// Variables of ours that the client commands read.
 const ENV_OF_CLIENTS: [&str; 2] = ["TAGHOOK_ADDRESS", "TAGHOOK_API_KEY"];
 /// Variables that Kubernetes sets for a service named `taghook`.
@@ -101,8 +103,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let none = || ConfigError(vec!["there is no home folder; set data_dir (TAGHOOK_DATA_DIR)".to_owned()]);
         config.data_dir = default_data_dir(&sources.environment).ok_or_else(none)?;
     }
-    let key = sources.environment.get(ENV_SECRET_KEY).filter(|key| !key.is_empty());
-    config.secrets.key = key.map(|key| KeyText(Zeroizing::new(key.clone())));
+    let key = |name| sources.environment.get(name).filter(|key| !key.is_empty());
+    let key = |name| key(name).map(|key| KeyText(Zeroizing::new(key.clone())));
+    (config.secrets.key, config.secrets.new_key) = (key(ENV_SECRET_KEY), key(ENV_NEW_SECRET_KEY));
     Ok(Loaded { config, warnings, origins: settings.into_iter().map(|(key, setting)| (key, setting.origin)).collect() })
 }
 
@@ -197,6 +200,7 @@ fn variable(key: &str) -> String {
 fn is_of_others(name: &str) -> bool {
     name == ENV_CONFIG
         || name == ENV_SECRET_KEY
+        || name == ENV_NEW_SECRET_KEY
         || ENV_OF_CLIENTS.contains(&name)
         || ENV_OF_KUBERNETES.iter().any(|prefix| name.starts_with(prefix))
 }

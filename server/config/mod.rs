@@ -2,7 +2,8 @@
 //!
 //! A field's comment is its reference: unit, bounds, default. In the file a field stands in its section; in the
 //! environment its name is `TAGHOOK_`, the section and the field, as `TAGHOOK_DATABASE_URL`, and a list is separated by
-//! commas. The master key of the secrets can also be given as `TAGHOOK_SECRET_KEY`, and never stands in the file.
+//! commas. The master key of the secrets can also be given as `TAGHOOK_SECRET_KEY`, and never stands in the file; one that
+//! replaces it is `TAGHOOK_NEW_SECRET_KEY`.
 
 mod check;
 mod load;
@@ -77,6 +78,10 @@ pub struct Secrets {
     /// The master key itself, if the environment gives it. It never stands in the file.
     #[serde(skip)]
     pub key: Option<KeyText>,
+    /// The master key that is to take its place, if the environment gives it (`TAGHOOK_NEW_SECRET_KEY`). A server starts
+    /// with whichever of both the database is sealed with, so that both can be given before and after the replacement.
+    #[serde(skip)]
+    pub new_key: Option<KeyText>,
 }
 
 /// The written form of the master key. It isn't shown by `Debug`.

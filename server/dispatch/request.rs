@@ -68,7 +68,9 @@ pub fn build(
     let parts = snapshot.body_and_url(&prepared.url, trigger_time)?;
     let url = Url::parse(&parts.url).map_err(|_| RequestError::Url)?;
     let (id, timestamp_s) = (delivery_id.to_string(), now.unix_seconds());
-    let signature = sign(&prepared.secrets, &id, timestamp_s, parts.signed_bytes());
+    // By the clock, so that a secret whose time is over signs nothing, whoever has looked at it since.
+    let secrets = prepared.webhook.live_secrets(now).map(|live| &live.secret);
+    let signature = sign(secrets, &id, timestamp_s, parts.signed_bytes());
     let traceparent = traceparent.and_then(|parent| child_traceparent(parent, &id, now));
     let mut headers = vec![
         (HEADER_ID, value(&HEADER_ID, &id)?),

@@ -73,6 +73,7 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
     }
     repeat(|| retention::held_deliveries(store, settings.deliveries)).await?;
     repeat(|| retention::requests(store)).await?;
+    repeat(|| retention::secrets(store)).await?;
     repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await?;
     *cooldowns = retention::cooldowns(store, settings.cooldowns, *cooldowns).await?;
     Ok(())

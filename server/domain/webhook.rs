@@ -9,7 +9,7 @@ use super::delivery::{Reason, Source};
 use super::header::Header;
 use super::request::EventDefinition;
 use super::retry::Schedule;
-use super::signature::SigningSecret;
+use super::signature::{SignatureScheme, SigningSecret};
 use super::time::Micros;
 use crate::ids::{TagId, WebhookId, WorkspaceId};
 
@@ -17,6 +17,10 @@ use crate::ids::{TagId, WebhookId, WorkspaceId};
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(6 * 60 * 60);
 /// The deadline of an attempt when none is set.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long former secrets sign on beside a new one when nothing else is said.
+pub const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most secrets of a webhook that sign at the same time.
+pub const MAX_LIVE_SECRETS: usize = 5;
 /// How long a webhook may fail without a success before it is disabled: 5 days.
 pub const MAX_FAILING: Duration = Duration::from_secs(5 * 24 * 60 * 60);
 
@@ -59,7 +63,7 @@ pub struct Webhook {
     pub state_since: Micros,
     /// What it does; the values of sensitive headers are filled in.
     pub definition: Definition,
-    /// Its signing secrets, the newest first.
+    /// Its signing secrets, the newest first; among them some may have expired. Of each scheme that it uses, one has no end.
     pub secrets: Vec<WebhookSecret>,
     /// Since when every attempt has failed.
     pub failing_since: Option<Micros>,
@@ -101,11 +105,99 @@ pub struct Definition {
 pub struct WebhookSecret {
     /// The secret.
     pub secret: SigningSecret,
-    /// When it was made.
+    /// When it was made, or given.
     pub created: Micros,
+    /// When it ceases to sign; `None` for the present one of its scheme.
+    pub expires: Option<Micros>,
+}
+
+/// A webhook would have more than [`MAX_LIVE_SECRETS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManySecrets {
+    /// When the first of those that it has expires; `None` if none of them does.
+    pub next_expiry: Option<Micros>,
+}
+
+impl WebhookSecret {
+    /// A secret that signs until it is replaced.
+    #[must_use]
+    pub const fn new(secret: SigningSecret, created: Micros) -> Self {
+        Self { secret, created, expires: None }
+    }
+
+    /// Whether it signs at `now`; not any more exactly at its end.
+    #[must_use]
+    pub fn is_live(&self, now: Micros) -> bool {
+        self.expires.is_none_or(|end| now < end)
+    }
 }
 
 impl Webhook {
+    /// The secrets that sign at `now`, the newest first.
+    pub fn live_secrets(&self, now: Micros) -> impl Iterator<Item = &WebhookSecret> {
+        self.secrets.iter().filter(move |secret| secret.is_live(now))
+    }
+
+    /// What its requests are signed by. Secrets that only sign on beside a newer one don't count.
+    #[must_use]
+    pub fn signature_schemes(&self) -> Vec<SignatureScheme> {
+        let is_used = |scheme: &SignatureScheme| {
+            self.secrets.iter().any(|secret| secret.expires.is_none() && secret.secret.scheme() == *scheme)
+        };
+        SignatureScheme::ALL.iter().copied().filter(is_used).collect()
+    }
+
+    /// Signs by these schemes alone from `now` on: the secrets of others are gone, and of each new one `make` makes one.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManySecrets`].
+    pub fn sign_by(
+        &mut self,
+        schemes: &[SignatureScheme],
+        now: Micros,
+        mut make: impl FnMut(SignatureScheme) -> SigningSecret,
+    ) -> Result<(), TooManySecrets> {
+        let (present, next_expiry) = (self.signature_schemes(), self.next_expiry(now));
+        self.secrets.retain(|secret| schemes.contains(&secret.secret.scheme()));
+        for scheme in schemes.iter().copied().filter(|scheme| !present.contains(scheme)) {
+            self.add_secret(make(scheme), now, next_expiry)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the secret of a scheme: those that it had sign on for `overlap`, or for as long as they had yet, if that is
+    /// shorter.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManySecrets`].
+    pub fn rotate_secret(&mut self, new: SigningSecret, overlap: Duration, now: Micros) -> Result<(), TooManySecrets> {
+        let (end, next_expiry) = (now.saturating_add(overlap), self.next_expiry(now));
+        for former in self.secrets.iter_mut().filter(|former| former.secret.scheme() == new.scheme()) {
+            former.expires = Some(former.expires.map_or(end, |earlier| earlier.min(end)));
+        }
+        self.add_secret(new, now, next_expiry)
+    }
+
+    fn next_expiry(&self, now: Micros) -> Option<Micros> {
+        self.live_secrets(now).filter_map(|secret| secret.expires).min()
+    }
+
+    fn add_secret(
+        &mut self,
+        new: SigningSecret,
+        now: Micros,
+        next_expiry: Option<Micros>,
+    ) -> Result<(), TooManySecrets> {
+        self.secrets.retain(|secret| secret.is_live(now));
+        if self.secrets.len() >= MAX_LIVE_SECRETS {
+            return Err(TooManySecrets { next_expiry });
+        }
+        self.secrets.insert(0, WebhookSecret::new(new, now));
+        Ok(())
+    }
+
     /// Why a trigger of this source is skipped now; `None` if it isn't. A test goes out in any state.
     #[must_use]
     pub const fn skips(&self, source: Source) -> Option<Reason> {
@@ -122,3 +214,6 @@ impl Webhook {
         now.saturating_since(failing_since) >= MAX_FAILING
     }
 }
+
+#[cfg(test)]
+mod tests;

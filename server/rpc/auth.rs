@@ -75,6 +75,7 @@ const METHODS: &[(&str, Access)] = &[
     ("/taghook.v1.WebhookService/TestWebhook", WRITE),
     ("/taghook.v1.WebhookService/TriggerWebhook", WRITE),
     ("/taghook.v1.WebhookService/GetWebhookSecret", ADMIN),
+    ("/taghook.v1.WebhookService/RotateWebhookSecret", ADMIN),
     ("/taghook.v1.EventService/RecordEvent", WRITE),
     ("/taghook.v1.EventService/ListEvents", READ),
     ("/taghook.v1.DeliveryService/GetDelivery", READ),

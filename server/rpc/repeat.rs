@@ -47,6 +47,7 @@ repeatable! {
     ResumeWebhookRequest = "WebhookService/ResumeWebhook";
     TestWebhookRequest = "WebhookService/TestWebhook";
     TriggerWebhookRequest = "WebhookService/TriggerWebhook";
+    RotateWebhookSecretRequest = "WebhookService/RotateWebhookSecret";
     RecordEventRequest = "EventService/RecordEvent";
     RetryDeliveryRequest = "DeliveryService/RetryDelivery";
     CancelDeliveryRequest = "DeliveryService/CancelDelivery";

@@ -155,6 +155,26 @@ pub async fn has_root(db: &impl ConnectionTrait) -> Result<bool> {
     Ok(query.one(db).await?.is_some())
 }
 
+/// Makes a key the only root key: inserts it unless it is there, and revokes all others.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn replace_root(tx: &Tx, key: &ApiKey, secret: &Secret) -> Result<()> {
+    if find(tx.db(), &secret.hash()).await?.is_none() {
+        insert(tx, key, secret).await?;
+    }
+    let row = api_key::ActiveModel { revoked_us: Set(Some(tx.now().0)), ..Default::default() };
+    api_key::Entity::update_many()
+        .set(row)
+        .filter(api_key::Column::WorkspaceId.is_null())
+        .filter(api_key::Column::SecretHash.ne(secret.hash().to_vec()))
+        .filter(api_key::Column::RevokedUs.is_null())
+        .exec(tx.db())
+        .await?;
+    Ok(())
+}
+
 /// A key of any workspace, but not the root key, which can't be revoked by a call.
 ///
 /// # Errors

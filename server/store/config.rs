@@ -11,7 +11,6 @@ use sea_orm::ConnectionTrait;
 use super::bulk::Bulk;
 use super::{Store, Tx, field, tag, webhook};
 use crate::domain::field::{FieldType, standard_field};
-use crate::domain::signature::SigningSecret;
 use crate::domain::tag::Tag;
 use crate::domain::template::UrlTemplate;
 use crate::domain::webhook::Webhook;
@@ -33,15 +32,13 @@ pub struct WorkspaceConfig {
     custom_fields: HashMap<String, FieldType>,
 }
 
-/// A webhook and what is made of its definition once: the parsed URL and the secrets.
+/// A webhook and what is made of its definition once: the parsed URL.
 #[derive(Debug)]
 pub struct PreparedWebhook {
     /// The webhook.
     pub webhook: Webhook,
     /// Its URL.
     pub url: UrlTemplate,
-    /// What its requests are signed with, the newest first.
-    pub secrets: Vec<SigningSecret>,
 }
 
 impl PreparedWebhook {
@@ -53,8 +50,7 @@ impl PreparedWebhook {
     pub fn new(webhook: Webhook) -> Result<Self> {
         let url = UrlTemplate::parse(&webhook.definition.url, &|_| true)
             .map_err(|_| Error::internal(format!("the URL of webhook {} is damaged", webhook.id)))?;
-        let secrets = webhook.secrets.iter().map(|secret| secret.secret.clone()).collect();
-        Ok(Self { webhook, url, secrets })
+        Ok(Self { webhook, url })
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Tx;
 use crate::error::{Error, Result};
 use crate::ids::{TypedId, WorkspaceId, uuid_v7};
-use crate::secrets::Sealer;
+use crate::secrets::{OpenError, Sealer};
 
 const LOG_EPOCH: &str = "log_epoch";
 const DEFAULT_WORKSPACE: &str = "default_workspace";
@@ -66,6 +66,29 @@ async fn read(tx: &Tx, sealer: &Sealer) -> Result<Option<Facts>> {
         default_workspace: workspace.parse().map_err(Error::internal)?,
         is_new: false,
     }))
+}
+
+/// Sees to it that nothing is sealed with a master key that has been replaced, by a server that doesn't know it yet. Take
+/// the gate first.
+///
+/// # Errors
+///
+/// [`Error::Internal`] if it was replaced; the database's.
+pub(super) async fn check_master_key(tx: &Tx) -> Result<()> {
+    let sealed = data_encoding::HEXLOWER.decode(get(tx.db(), CURSOR_KEY).await?.unwrap_or_default().as_bytes());
+    let is_present = sealed.is_ok_and(|sealed| tx.store().0.sealer.has_sealed(&sealed));
+    if is_present { Ok(()) } else { Err(Error::internal(OpenError::WrongKey)) }
+}
+
+/// Seals the cursors' key with another master key, by which servers tell which one is the right one.
+///
+/// # Errors
+///
+/// The database's.
+pub(super) async fn reseal(tx: &Tx, to: &Sealer) -> Result<()> {
+    let cursor_key = tx.store().facts().cursor_key;
+    let sealed = tx.store().entropy().with(|rng| to.seal(rng, CURSOR_KEY_CONTEXT, &cursor_key));
+    put(tx, CURSOR_KEY, &data_encoding::HEXLOWER.encode(&sealed)).await
 }
 
 /// The position below which outcomes have been removed.

@@ -120,6 +120,33 @@ pub async fn bury_predecessors(tx: &Tx, server: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Waits until no server but this one is left, if the others are dead. Answers with whether that is so; a heartbeat that
+/// moves is an answer at once.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn outlive(store: &Store) -> Result<bool> {
+    let (server, mut watchman) = (store.local().server(), Watchman::default());
+    let first = others(store.read(), server).await?;
+    loop {
+        beat(store, &mut watchman, Instant::now()).await?;
+        let left = others(store.read(), server).await?;
+        if left.is_empty() {
+            return Ok(true);
+        }
+        if left.iter().any(|heartbeat| !first.contains(heartbeat)) {
+            return Ok(false);
+        }
+        tokio::time::sleep(HEARTBEAT_EVERY).await;
+    }
+}
+
+/// Whether no other server is announced.
+pub(super) async fn is_alone(tx: &Tx) -> Result<bool> {
+    Ok(others(tx.db(), tx.store().local().server()).await?.is_empty())
+}
+
 async fn others(db: &impl ConnectionTrait, server: Uuid) -> Result<Vec<Heartbeat>> {
     let sql = "SELECT id, heartbeat_us FROM servers WHERE id <> $1";
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [server.into()]);

@@ -36,6 +36,7 @@ pub mod leftover;
 pub mod open;
 pub mod outcome;
 pub mod request;
+pub mod reseal;
 pub mod retention;
 pub mod tag;
 pub mod wake;
@@ -123,6 +124,12 @@ impl Store {
     #[must_use]
     pub fn facts(&self) -> &deployment::Facts {
         &self.0.facts
+    }
+
+    /// Whether it was opened with this master key.
+    #[must_use]
+    pub fn is_sealed_with(&self, sealer: &Sealer) -> bool {
+        self.0.sealer.key_id() == sealer.key_id()
     }
 
     /// Whether the database is the embedded one.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::delivery::end::{self, Which};
 use super::delivery::{DEFERRED, WAITING};
-use super::{Store, Tx, deployment, request};
+use super::{Store, Tx, deployment, request, webhook};
 use crate::domain::delivery::{Reason, State};
 use crate::domain::time::Micros;
 use crate::domain::webhook::WebhookState;
@@ -17,6 +17,9 @@ use crate::ids::{DeliveryId, WorkspaceId};
 
 /// The rows of one step.
 pub const STEP: usize = 1_000;
+
+/// The webhooks of one step: each is sealed anew.
+const SECRETS_STEP: usize = 100;
 
 /// A place in a table that is walked from its beginning to its end over several steps.
 #[derive(Clone, Copy, Debug, Default)]
@@ -160,6 +163,17 @@ const TENANT_TABLES: [(&str, &str); 14] = [
     ("requests", "workspace_id, method, request_id"),
     ("api_keys", "id"),
 ];
+
+/// Removes signing secrets whose time is over. Answers with [`STEP`] if there may be more.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn secrets(store: &Store) -> Result<usize> {
+    let remove = |tx: Tx| async move { webhook::remove_expired_secrets(&tx, SECRETS_STEP).await };
+    let count = store.write("retain_secrets", remove).await?;
+    Ok(if count < SECRETS_STEP { count } else { STEP })
+}
 
 /// Removes rows of workspaces that were deleted, and at last the workspaces. Answers with how many rows.
 ///

@@ -8,10 +8,11 @@ use sea_orm::{
     QueryOrder, QuerySelect, Set, Statement,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::bulk::Bulk;
 use super::entity::{webhook, webhook_tag};
-use super::{Store, Tx, starts_with};
+use super::{Store, Tx, deployment, starts_with};
 use crate::domain::delivery::Reason;
 use crate::domain::outcome::{Kind, Outcome};
 use crate::domain::signature::SigningSecret;
@@ -19,6 +20,7 @@ use crate::domain::time::Micros;
 use crate::domain::webhook::{Definition, MAX_FAILING, Webhook, WebhookSecret, WebhookState};
 use crate::error::{Error, Result};
 use crate::ids::{TagId, WebhookId, WorkspaceId};
+use crate::secrets::Sealer;
 
 /// The most webhooks of a workspace.
 pub const MAX_WEBHOOKS: u64 = 1_000;
@@ -46,6 +48,8 @@ struct Sealed {
 struct SealedSecret {
     text: String,
     created_us: i64,
+    #[serde(default)]
+    expires_us: Option<i64>,
 }
 
 /// A webhook.
@@ -116,7 +120,7 @@ pub async fn insert(tx: &Tx, webhook: &Webhook) -> Result<()> {
     if count >= MAX_WEBHOOKS {
         return Err(Error::LimitReached { resource: "webhook", limit: MAX_WEBHOOKS });
     }
-    to_row(tx.store(), webhook)?.into_active_model().reset_all().insert(tx.db()).await?;
+    to_row(tx, webhook).await?.into_active_model().reset_all().insert(tx.db()).await?;
     link_tags(tx, webhook).await?;
     Ok(())
 }
@@ -127,7 +131,7 @@ pub async fn insert(tx: &Tx, webhook: &Webhook) -> Result<()> {
 ///
 /// [`Error::EtagMismatch`] if another transaction was faster; the database's.
 pub async fn update(tx: &Tx, webhook: &Webhook) -> Result<()> {
-    let mut row = to_row(tx.store(), webhook)?.into_active_model().reset_all();
+    let mut row = to_row(tx, webhook).await?.into_active_model().reset_all();
     // Written by settlements alone.
     row.failing_since_us = sea_orm::ActiveValue::NotSet;
     let result = webhook::Entity::update_many()
@@ -184,6 +188,62 @@ pub async fn disable(tx: &Tx, workspace: WorkspaceId, id: WebhookId, reason: Rea
     }
     report_state(tx, workspace, id, Kind::WebhookDisabled, reason);
     tx.config_changed(workspace).await
+}
+
+/// Removes secrets that have expired from up to `limit` webhooks; how many webhooks had some.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn remove_expired_secrets(tx: &Tx, limit: usize) -> Result<usize> {
+    // Nobody changes webhooks meanwhile, nor the master key.
+    tx.gate_shared().await?;
+    let query = webhook::Entity::find()
+        .filter(webhook::Column::SecretExpiresUs.lte(tx.now().0))
+        .order_by_asc(webhook::Column::SecretExpiresUs)
+        .limit(limit as u64);
+    let rows = query.all(tx.db()).await?;
+    let count = rows.len();
+    for row in rows {
+        // The etag stays: for whoever reads the webhook, nothing has changed.
+        let webhook = from_row(tx.store(), row)?;
+        let webhook::Model { sealed, secret_expires_us, .. } = to_row(tx, &webhook).await?;
+        let row = webhook::ActiveModel {
+            sealed: Set(sealed),
+            secret_expires_us: Set(secret_expires_us),
+            ..Default::default()
+        };
+        webhook::Entity::update_many().set(row).filter(webhook::Column::Id.eq(webhook.id.0)).exec(tx.db()).await?;
+    }
+    Ok(count)
+}
+
+/// Seals what is sealed of up to `limit` webhooks after an id with another master key. Answers with their number and the
+/// last one's id; `None` if there are no more.
+///
+/// # Errors
+///
+/// [`Error::Internal`] if one can't be opened; the database's.
+pub(super) async fn reseal(tx: &Tx, to: &Sealer, after: Uuid, limit: usize) -> Result<Option<(usize, Uuid)>> {
+    let query = webhook::Entity::find().filter(webhook::Column::Id.gt(after)).order_by_asc(webhook::Column::Id);
+    let rows = query.limit(limit as u64).all(tx.db()).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let mut resealed = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (id, workspace) = (WebhookId(row.id), WorkspaceId(row.workspace_id));
+        let context = context(workspace, id);
+        let opened = tx.store().0.sealer.open(&context, &row.sealed);
+        let opened = opened.map_err(|error| Error::internal(format!("webhook {id} of {workspace}: {error}")))?;
+        resealed.push(tx.store().entropy().with(|rng| to.seal(rng, &context, &opened)));
+    }
+    let bulk = Bulk::new(tx.db()).uuid("webhook_id", rows.iter().map(|row| row.id)).bytes("resealed", resealed);
+    bulk.execute(tx.db(), |rows| {
+        format!("UPDATE webhooks SET sealed = r.resealed FROM {rows} WHERE id = r.webhook_id")
+    })
+    .await?;
+    Ok(rows.last().map(|row| (rows.len(), row.id)))
 }
 
 /// Reports that a webhook's state has changed.
@@ -292,7 +352,7 @@ fn from_row(store: &Store, row: webhook::Model) -> Result<Webhook> {
     }
     let secrets = sealed.secrets.into_iter().map(|sealed| {
         let secret = SigningSecret::parse(&sealed.text).map_err(Error::internal)?;
-        Ok(WebhookSecret { secret, created: Micros(sealed.created_us) })
+        Ok(WebhookSecret { secret, created: Micros(sealed.created_us), expires: sealed.expires_us.map(Micros) })
     });
     Ok(Webhook {
         id,
@@ -310,16 +370,21 @@ fn from_row(store: &Store, row: webhook::Model) -> Result<Webhook> {
     })
 }
 
-fn to_row(store: &Store, webhook: &Webhook) -> Result<webhook::Model> {
+/// A webhook's row, without the secrets whose time is over.
+async fn to_row(tx: &Tx, webhook: &Webhook) -> Result<webhook::Model> {
+    deployment::check_master_key(tx).await?;
     let mut definition = webhook.definition.clone();
     let mut headers = BTreeMap::new();
     for header in definition.headers.iter_mut().filter(|header| header.sensitive) {
         headers.insert(header.name.clone(), std::mem::take(&mut header.value));
     }
     let secrets = webhook
-        .secrets
-        .iter()
-        .map(|secret| SealedSecret { text: secret.secret.expose_text().to_string(), created_us: secret.created.0 })
+        .live_secrets(tx.now())
+        .map(|live| SealedSecret {
+            text: live.secret.expose_text().to_string(),
+            created_us: live.created.0,
+            expires_us: live.expires.map(|time| time.0),
+        })
         .collect();
     let plain = zeroize::Zeroizing::new(serde_json::to_vec(&Sealed { secrets, headers }).map_err(Error::internal)?);
     let context = context(webhook.workspace_id, webhook.id);
@@ -331,7 +396,8 @@ fn to_row(store: &Store, webhook: &Webhook) -> Result<webhook::Model> {
         state_reason: webhook.state_reason.code(),
         state_us: webhook.state_since.0,
         definition: serde_json::to_string(&definition).map_err(Error::internal)?,
-        sealed: store.entropy().with(|rng| store.0.sealer.seal(rng, &context, &plain)),
+        sealed: tx.store().entropy().with(|rng| tx.store().0.sealer.seal(rng, &context, &plain)),
+        secret_expires_us: webhook.live_secrets(tx.now()).filter_map(|live| live.expires).min().map(|time| time.0),
         failing_since_us: webhook.failing_since.map(|time| time.0),
         version: webhook.version,
         created_us: webhook.created.0,

@@ -314,7 +314,7 @@ both! {
         }
         found.dedup();
         let changes = methods().into_iter().map(|method| method.name().to_owned());
-        let verbs = ["Update", "Delete", "Pause", "Resume"];
+        let verbs = ["Update", "Delete", "Pause", "Resume", "Rotate"];
         let expected: Vec<_> = changes.filter(|name| verbs.iter().any(|verb| name.starts_with(verb))).collect();
         assert_eq!(found, expected);
         assert_eq!(t.current(&webhook).await, webhook);

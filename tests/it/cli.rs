@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::support::{Process, within};
+use crate::support::{Database, FromDatabase, Process, Receiver, Taghook, within};
 
 async fn output(arguments: &[&str]) -> Output {
     within("the end of the program", Process::command(arguments).output()).await.expect("the program")
@@ -73,10 +73,43 @@ async fn the_receiver_shows_requests_and_ends_well() {
     assert_eq!(lines[1]["status"], 413);
 }
 
+/// A public key is as good as a secret.
+#[tokio::test]
+async fn the_receiver_verifies_both_schemes() {
+    use taghook_client::v1::{SignatureScheme, UpdateWebhookRequest, Webhook};
+    let t = Taghook::on(Database::sqlite()).await;
+    let contact = t.contact("ada@example.com").await;
+    let tag = t.tag("customer").await;
+    let webhook =
+        t.webhook(&Receiver::start().await, &tag, |it| it.signature_schemes = vec![SignatureScheme::V1a.into()]).await;
+    for (secret, expected) in
+        [(webhook.public_keys[0].as_str(), "valid"), ("whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "invalid")]
+    {
+        let mut receive = Process::command(&["receive", "--listen", "127.0.0.1:0", "--json", "--secret", secret])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(receive.stderr.take().unwrap());
+        let mut greeting = String::new();
+        within("the greeting", stderr.read_line(&mut greeting)).await.unwrap();
+        let address = greeting.split("http://").nth(1).unwrap().split('/').next().unwrap();
+        let moved = Webhook { id: webhook.id.clone(), url: format!("http://{address}/"), ..Default::default() };
+        let moved = UpdateWebhookRequest { webhook: Some(moved), ..Default::default() };
+        t.client.webhooks().update_webhook(moved).await.unwrap();
+        t.test(&webhook, &contact).await;
+        let mut line = String::new();
+        let mut stdout = BufReader::new(receive.stdout.take().unwrap());
+        within("the request", stdout.read_line(&mut line)).await.unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(shown["signature"], expected, "{shown}");
+    }
+}
+
 #[tokio::test]
 async fn the_receiver_refuses_a_secret_that_is_none() {
     let output = output(&["receive", "--secret", "secret"]).await;
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains("a signing secret starts with `whsec_`"), "{text}");
+    assert!(text.contains("the secret must be `whsec_` and base64, or the public key `whpk_`"), "{text}");
 }

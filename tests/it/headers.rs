@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook::Header;
 use taghook_client::v1::{
-    CreateWebhookRequest, GetWebhookRequest, ListWebhooksRequest, PreviewWebhookRequest, UpdateWebhookRequest, Webhook,
-    WebhookEvent,
+    CreateWebhookRequest, GetWebhookRequest, ListWebhooksRequest, PreviewWebhookRequest, RotateWebhookSecretRequest,
+    SignatureScheme, UpdateWebhookRequest, Webhook, WebhookEvent,
 };
 
 use crate::support::{Answer, Database, Process, Receiver, Taghook, Watch, both, check_invalid, dump};
@@ -123,14 +123,18 @@ both! {
                 webhook.url = receiver.url("/hush-path");
             })
             .await;
-        let secret = server.secret(&webhook).await;
+        let former = server.secret(&webhook).await;
+        let secret = "whsec_aHVzaC1zZWNyZXQtaHVzaC1zZWNyZXQtaHVzaC1zZWM=".to_owned();
+        let request =
+            RotateWebhookSecretRequest { id: webhook.id.clone(), secret: secret.clone(), ..Default::default() };
+        server.client.webhooks().rotate_webhook_secret(request).await.unwrap();
         server.assign(&contact, &tag).await;
         receiver.recv().await;
         let key = database.key("default.key");
         let (status, log) = server.terminate().await;
         assert!(status.success(), "{status}");
         let log = log.join("\n");
-        for hidden in ["hush", secret.as_str(), key.as_str()] {
+        for hidden in ["hush", "aHVza", secret.as_str(), former.as_str(), key.as_str()] {
             assert!(!log.contains(hidden), "{hidden} is in the log:\n{log}");
         }
     }
@@ -145,6 +149,7 @@ both! {
             url: receiver.url("/hook"),
             activation_tag_ids: vec![tag.id.clone()],
             events: vec![WebhookEvent::default()],
+            signature_schemes: vec![SignatureScheme::V1.into(), SignatureScheme::V1a.into()],
             headers: vec![
                 header("x-open", "open-value", false),
                 header("x-token", "hush-token", true),
@@ -164,13 +169,22 @@ both! {
         assert_eq!((received.header("x-token"), received.header("cookie")), ("hush-newer", "hush-cookie"));
         watch.expect(Kind::Delivered).await;
 
-        let secret = t.secret(&webhook).await;
-        let encoded = secret.strip_prefix("whsec_").expect("a secret of Standard Webhooks").to_owned();
-        let raw = STANDARD.decode(&encoded).expect("base64");
-        let hidden: Vec<Vec<u8>> = ["hush-token", "hush-cookie", "hush-newer", &encoded, &t.key()]
+        let given = "whsk_VEVTVFNJR05JTkdLRVlET05PVFVTRVRISVNGT1JBTlk=".to_owned();
+        let request = RotateWebhookSecretRequest {
+            id: webhook.id.clone(),
+            secret: given,
+            request_id: "a-rotation".into(),
+            ..Default::default()
+        };
+        let rotated = t.client.webhooks().rotate_webhook_secret(request).await.unwrap().into_inner();
+        assert_eq!(rotated.secrets.len(), 3);
+        let encoded = |value: &str| value.split_once('_').expect("a secret of Standard Webhooks").1.to_owned();
+        let encoded: Vec<_> = rotated.secrets.iter().map(|secret| encoded(&secret.value)).collect();
+        let hidden: Vec<Vec<u8>> = ["hush-token", "hush-cookie", "hush-newer", &t.key()]
             .into_iter()
+            .chain(encoded.iter().map(String::as_str))
             .map(|text| text.as_bytes().to_vec())
-            .chain([raw])
+            .chain(encoded.iter().map(|text| STANDARD.decode(text).expect("base64")))
             .collect();
         drop(watch);
         t.stop().await;

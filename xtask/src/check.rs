@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::run::{Show, command, step};
-use crate::tools::{BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS};
+use crate::tools::{BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS, STANDARD_WEBHOOKS_GO, STANDARD_WEBHOOKS_JS, node};
 use crate::{Outcome, generate, postgres, root};
 
 const BASELINE: &str = "proto/baseline.binpb";
@@ -37,10 +37,10 @@ pub(crate) fn run() -> Outcome {
 /// If something can't be installed: what to do.
 pub(crate) fn install() -> Outcome {
     step("tools", || {
-        for tool in [BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS] {
+        for tool in [BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS, STANDARD_WEBHOOKS_JS, STANDARD_WEBHOOKS_GO] {
             tool.installed()?;
         }
-        Ok(())
+        node().map(|_| ())
     })?;
     step("postgresql", postgres::install)
 }
@@ -89,7 +89,7 @@ fn docs() -> Outcome {
 /// All tests, among them the integration tests, which start their PostgreSQL themselves.
 fn tests() -> Outcome {
     let mut test = cargo_command();
-    test.args(["test", "--locked", "--workspace"]).env("PATH", path_with(&GRPCURL.installed()?)?);
+    test.args(["test", "--locked", "--workspace"]).env("PATH", path_with(&[&GRPCURL.installed()?, &node()?])?);
     // The tests mostly wait: for fsync, for answers, for each other's servers.
     test.env("RUST_TEST_THREADS", "8");
     command(&mut test, Show::Always)
@@ -117,9 +117,9 @@ pub(crate) fn cargo_command() -> Command {
     cargo
 }
 
-/// PATH with a program's folder in front.
-fn path_with(program: &Path) -> Result<OsString, Box<dyn Error>> {
-    let mut folders: Vec<_> = program.parent().map(Path::to_path_buf).into_iter().collect();
+/// PATH with the folders of programs in front.
+fn path_with(programs: &[&Path]) -> Result<OsString, Box<dyn Error>> {
+    let mut folders: Vec<_> = programs.iter().filter_map(|program| program.parent()).map(Path::to_path_buf).collect();
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     Ok(env::join_paths(folders)?)
 }

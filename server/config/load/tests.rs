@@ -73,6 +73,7 @@ fn the_environment_names_every_field_and_an_empty_variable_is_unset() {
         ("TAGHOOK_WEB_ALLOWED_ORIGINS", "https://app.example.com"),
         ("TAGHOOK_SECRETS_KEY_FILE", "/run/key"),
         ("TAGHOOK_SECRET_KEY", "AAAA"),
+        ("TAGHOOK_NEW_SECRET_KEY", "BBBB"),
         ("TAGHOOK_LOG_FILTER", ""),
         // What Kubernetes sets for a service of this name, and what our own commands read, is no mistake.
         ("TAGHOOK_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
@@ -87,7 +88,7 @@ fn the_environment_names_every_field_and_an_empty_variable_is_unset() {
     assert_eq!(config.egress.allow.len(), 2);
     assert_eq!(config.web.allowed_origins, ["https://app.example.com"]);
     assert_eq!(config.key_file(), Path::new("/run/key"));
-    assert!(config.secrets.key.is_some());
+    assert!(config.secrets.key.is_some() && config.secrets.new_key.is_some());
     assert_eq!(config.log, Config::default().log);
     assert_eq!(loaded.warnings, ["the environment variable TAGHOOK_DATABSE_URL isn't known; it is ignored"]);
 }

@@ -21,7 +21,7 @@ fn webhook(url: &str, headers: &[(&str, &str, bool)], secrets: &[&str]) -> Prepa
         value: (*value).to_owned(),
         sensitive: *sensitive,
     };
-    let secret = |text: &&str| WebhookSecret { secret: SigningSecret::parse(text).unwrap(), created: NOW };
+    let secret = |text: &&str| WebhookSecret::new(SigningSecret::parse(text).unwrap(), NOW);
     let definition = Definition {
         url: url.to_owned(),
         activation_tag_ids: Vec::new(),

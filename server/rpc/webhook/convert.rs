@@ -3,13 +3,14 @@
 use crate::domain::delivery::Reason;
 use crate::domain::header::Header;
 use crate::domain::request::{EventDefinition, Method, ParameterDefinition, Source};
+use crate::domain::time::Micros;
 use crate::domain::webhook::{Webhook, WebhookState};
 use crate::pb;
 use crate::rpc::call::etag_of;
 use crate::rpc::convert::{duration, timestamp};
 
-/// A webhook without the values of its sensitive headers.
-pub(super) fn to_pb(webhook: &Webhook) -> pb::Webhook {
+/// A webhook without the values of its sensitive headers, as it is at `now`.
+pub(super) fn to_pb(webhook: &Webhook, now: Micros) -> pb::Webhook {
     let definition = &webhook.definition;
     let disable_reason = match webhook.state_reason {
         _ if webhook.state != WebhookState::Disabled => pb::webhook::DisableReason::Unspecified,
@@ -38,16 +39,22 @@ pub(super) fn to_pb(webhook: &Webhook) -> pb::Webhook {
         create_time: Some(timestamp(webhook.created)),
         update_time: Some(timestamp(webhook.updated)),
         etag: etag_of(webhook.version),
+        signature_schemes: webhook.signature_schemes().iter().map(|scheme| scheme.code().into()).collect(),
+        public_keys: webhook.live_secrets(now).filter_map(|live| live.secret.public_key()).collect(),
     }
 }
 
-/// The secrets of a webhook, for its owner.
-pub(super) fn secret_to_pb(webhook: &Webhook) -> pb::WebhookSecret {
-    let secrets = webhook.secrets.iter().map(|secret| pb::webhook_secret::Secret {
-        value: secret.secret.expose_text().to_string(),
-        create_time: Some(timestamp(secret.created)),
+/// The secrets of a webhook that are live at `now`, for its owner.
+pub(super) fn secret_to_pb(webhook: &Webhook, now: Micros) -> pb::WebhookSecret {
+    let secrets = webhook.live_secrets(now).map(|live| pb::webhook_secret::Secret {
+        value: live.secret.expose_text().to_string(),
+        create_time: Some(timestamp(live.created)),
+        expire_time: live.expires.map(timestamp),
+        signature_scheme: live.secret.scheme().code().into(),
+        public_key: live.secret.public_key().unwrap_or_default(),
     });
-    pb::WebhookSecret { webhook_id: webhook.id.to_string(), secrets: secrets.collect() }
+    let secrets = secrets.collect();
+    pb::WebhookSecret { webhook_id: webhook.id.to_string(), secrets, etag: etag_of(webhook.version) }
 }
 
 /// The values of sensitive headers are never shown.

@@ -1,9 +1,11 @@
-//! WebhookService. [`mod@parse`] reads webhooks, [`convert`] shows them, [`preview`] renders what they send, [`fire`] sends it.
+//! WebhookService. [`mod@parse`] reads webhooks, [`convert`] shows them, [`preview`] renders what they send, [`fire`] sends it,
+//! [`secret`] says what it is signed with.
 
 mod convert;
 mod fire;
 mod parse;
 mod preview;
+mod secret;
 
 use tonic::{Request, Response, Status};
 
@@ -15,8 +17,8 @@ use super::page::Page;
 use super::trigger::decision_to_pb;
 use crate::domain::delivery::{Reason, State};
 use crate::domain::outcome::Kind;
-use crate::domain::signature::SigningSecret;
-use crate::domain::webhook::{Definition, Webhook, WebhookSecret, WebhookState};
+use crate::domain::time::Micros;
+use crate::domain::webhook::{Definition, Webhook, WebhookState};
 use crate::error::{Error, Result, Violations};
 use crate::ids::{TypedId, WebhookId, WorkspaceId};
 use crate::pb;
@@ -25,9 +27,10 @@ use crate::store::leftover::{self, Leftover};
 use crate::store::{self, Tx};
 use convert::{secret_to_pb, to_pb};
 use parse::{Surroundings, parse};
+use secret::{Rotation, schemes, sign_by};
 
 /// The fields that an update can name.
-const UPDATABLE: [&str; 11] = [
+const UPDATABLE: [&str; 12] = [
     "name",
     "url",
     "activation_tag_ids",
@@ -39,6 +42,7 @@ const UPDATABLE: [&str; 11] = [
     "headers",
     "timeout",
     "retry_policy",
+    "signature_schemes",
 ];
 
 #[tonic::async_trait]
@@ -59,13 +63,14 @@ impl pb::webhook_service_server::WebhookService for Services {
         let make = |tx: Tx| async move {
             tx.gate_exclusive().await?;
             let definition = self.parse(&tx, workspace, draft, None, violations.clone()).await?;
-            let webhook = new_webhook(&tx, workspace, id, draft.name.clone(), definition);
+            let mut webhook = new_webhook(tx.now(), workspace, id, draft.name.clone(), definition);
+            sign_by(&mut webhook, &schemes(draft), tx.now(), tx.store().entropy())?;
             store::webhook::insert(&tx, &webhook).await?;
             Ok((webhook, id.to_string()))
         };
         let again = |tx, answer| again(tx, workspace, answer);
         let webhook = self.store.write_once("create_webhook", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&webhook)))
+        Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
     async fn get_webhook(&self, request: Request<pb::GetWebhookRequest>) -> Result<Response<pb::Webhook>, Status> {
@@ -73,7 +78,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         let id = call.id("id", &call.message.id.clone());
         let id = call.finish_with(id)?;
         let webhook = store::webhook::get(self.store.read(), &self.store, call.workspace()?, id).await?;
-        Ok(Response::new(to_pb(&webhook)))
+        Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
     async fn list_webhooks(
@@ -95,7 +100,8 @@ impl pb::webhook_service_server::WebhookService for Services {
         let webhooks =
             store::webhook::list(db, &self.store, workspace, &filter, page.after().copied(), page.limit()).await?;
         let (webhooks, next_page_token) = page.cut(webhooks, |webhook| webhook.id);
-        let webhooks = webhooks.iter().map(to_pb).collect();
+        let now = self.store.clock().now();
+        let webhooks = webhooks.iter().map(|webhook| to_pb(webhook, now)).collect();
         Ok(Response::new(pb::ListWebhooksResponse { webhooks, next_page_token }))
     }
 
@@ -117,19 +123,20 @@ impl pb::webhook_service_server::WebhookService for Services {
             tx.gate_exclusive().await?;
             let current = store::webhook::get(tx.db(), tx.store(), workspace, id).await?;
             check_etag("webhook", &given.etag, current.version)?;
-            let merged = merge(to_pb(&current), given, paths);
+            let merged = merge(to_pb(&current, tx.now()), given, paths);
             let mut violations = Violations::default();
             violations.check_rules("webhook", &merged)?;
             let definition = self.parse(&tx, workspace, &merged, Some(&current.definition), violations).await?;
             end_removed_events(&tx, &current, &definition).await?;
-            let webhook =
-                Webhook { name: merged.name, definition, version: current.version + 1, updated: tx.now(), ..current };
+            let mut webhook = Webhook { definition, version: current.version + 1, updated: tx.now(), ..current };
+            sign_by(&mut webhook, &schemes(&merged), tx.now(), tx.store().entropy())?;
+            webhook.name = merged.name;
             store::webhook::update(&tx, &webhook).await?;
             Ok((webhook, id.to_string()))
         };
         let again = |tx, answer| again(tx, workspace, answer);
         let webhook = self.store.write_once("update_webhook", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&webhook)))
+        Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
     async fn delete_webhook(&self, request: Request<pb::DeleteWebhookRequest>) -> Result<Response<()>, Status> {
@@ -155,7 +162,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         let make = |tx: Tx| async move { Ok((pause(&tx, workspace, id, etag).await?, id.to_string())) };
         let again = |tx, answer| again(tx, workspace, answer);
         let webhook = self.store.write_once("pause_webhook", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&webhook)))
+        Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
     async fn resume_webhook(
@@ -170,7 +177,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         let make = |tx: Tx| async move { Ok((resume(&tx, workspace, id, etag).await?, id.to_string())) };
         let again = |tx, answer| again(tx, workspace, answer);
         let webhook = self.store.write_once("resume_webhook", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&webhook)))
+        Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
     async fn preview_webhook(
@@ -204,7 +211,21 @@ impl pb::webhook_service_server::WebhookService for Services {
         let id = call.id("id", &call.message.id.clone());
         let id = call.finish_with(id)?;
         let webhook = store::webhook::get(self.store.read(), &self.store, call.workspace()?, id).await?;
-        Ok(Response::new(secret_to_pb(&webhook)))
+        Ok(Response::new(secret_to_pb(&webhook, self.store.clock().now())))
+    }
+
+    async fn rotate_webhook_secret(
+        &self,
+        request: Request<pb::RotateWebhookSecretRequest>,
+    ) -> Result<Response<pb::WebhookSecret>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let workspace = call.workspace()?;
+        let rotation = &Rotation::parse(&mut call)?;
+        let make = |tx: Tx| async move { Ok((rotation.make(&tx).await?, rotation.webhook_id().to_string())) };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let webhook = self.store.write_once("rotate_webhook_secret", key.as_ref(), make, again).await?;
+        Ok(Response::new(secret_to_pb(&webhook, self.store.clock().now())))
     }
 }
 
@@ -236,9 +257,8 @@ async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Webhook
     store::webhook::get(tx.db(), tx.store(), workspace, id).await
 }
 
-fn new_webhook(tx: &Tx, workspace: WorkspaceId, id: WebhookId, name: String, definition: Definition) -> Webhook {
-    let now = tx.now();
-    let secret = tx.store().entropy().with(SigningSecret::generate);
+/// A webhook that is signed by nothing yet.
+fn new_webhook(now: Micros, workspace: WorkspaceId, id: WebhookId, name: String, definition: Definition) -> Webhook {
     Webhook {
         id,
         workspace_id: workspace,
@@ -247,7 +267,7 @@ fn new_webhook(tx: &Tx, workspace: WorkspaceId, id: WebhookId, name: String, def
         state_reason: Reason::None,
         state_since: now,
         definition,
-        secrets: vec![WebhookSecret { secret, created: now }],
+        secrets: Vec::new(),
         failing_since: None,
         version: 1,
         created: now,
@@ -268,6 +288,7 @@ fn is_set(webhook: &pb::Webhook, path: &str) -> bool {
         "events" => !webhook.events.is_empty(),
         "headers" => !webhook.headers.is_empty(),
         "timeout" => webhook.timeout.is_some(),
+        "signature_schemes" => !webhook.signature_schemes.is_empty(),
         _ => webhook.retry_policy.is_some(),
     }
 }
@@ -287,6 +308,7 @@ fn merge(mut webhook: pb::Webhook, given: &pb::Webhook, paths: &[String]) -> pb:
             "headers" => webhook.headers.clone_from(&given.headers),
             "timeout" => webhook.timeout = given.timeout,
             "retry_policy" => webhook.retry_policy.clone_from(&given.retry_policy),
+            "signature_schemes" => webhook.signature_schemes.clone_from(&given.signature_schemes),
             _ => {}
         }
     }
@@ -374,6 +396,7 @@ mod tests {
             headers: vec![pb::webhook::Header::default()],
             timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
             retry_policy: Some(pb::RetryPolicy::default()),
+            signature_schemes: vec![pb::SignatureScheme::V1a.into()],
             ..pb::Webhook::default()
         };
         for path in UPDATABLE {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::header::USER_AGENT;
 
+use super::new_webhook;
 use super::parse::{Surroundings, parse};
+use super::secret::{schemes, sign_by};
 use crate::automation::{Origin, TagMark, Trigger};
 use crate::dispatch::request::build;
 use crate::dispatch::send::{self, OutboundRequest};
@@ -12,8 +14,7 @@ use crate::domain::contact::Contact;
 use crate::domain::delivery::{Reason, Source};
 use crate::domain::example;
 use crate::domain::request::{self, EventDefinition};
-use crate::domain::signature::SigningSecret;
-use crate::domain::webhook::{Webhook, WebhookSecret, WebhookState};
+use crate::domain::webhook::Webhook;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookId, WorkspaceId};
 use crate::pb;
@@ -46,7 +47,7 @@ pub(super) async fn preview(
     };
     let trigger = Trigger {
         tags: tag_mark(services, &config, &webhook, tag)?.into_iter().collect(),
-        webhook: Arc::new(PreparedWebhook::new(with_made_up_secret(services, webhook))?),
+        webhook: Arc::new(PreparedWebhook::new(with_made_up_secrets(services, webhook)?)?),
         config,
         contact: Arc::new(contact),
         workspace_id: workspace,
@@ -104,27 +105,18 @@ fn unwritten(
     let around =
         Surroundings { config, egress: &services.egress, current: None, now, entropy: services.store.entropy() };
     let definition = parse(draft, &around, std::mem::take(&mut call.violations))?;
-    Ok(Webhook {
-        id: WebhookId::generate(now, services.store.entropy()),
-        workspace_id: workspace,
-        name: draft.name.clone(),
-        state: WebhookState::Active,
-        state_reason: Reason::None,
-        state_since: now,
-        definition,
-        secrets: Vec::new(),
-        failing_since: None,
-        version: 1,
-        created: now,
-        updated: now,
-    })
+    let id = WebhookId::generate(now, services.store.entropy());
+    let mut webhook = new_webhook(now, workspace, id, draft.name.clone(), definition);
+    sign_by(&mut webhook, &schemes(draft), now, services.store.entropy())?;
+    Ok(webhook)
 }
 
 /// A request signed with the webhook's own secret would be as good as a delivery to whoever gets hold of it.
-fn with_made_up_secret(services: &Services, mut webhook: Webhook) -> Webhook {
-    let secret = services.store.entropy().with(SigningSecret::generate);
-    webhook.secrets = vec![WebhookSecret { secret, created: webhook.created }];
-    webhook
+fn with_made_up_secrets(services: &Services, mut webhook: Webhook) -> Result<Webhook> {
+    let schemes = webhook.signature_schemes();
+    webhook.secrets.clear();
+    sign_by(&mut webhook, &schemes, services.store.clock().now(), services.store.entropy())?;
+    Ok(webhook)
 }
 
 /// A contact that has a value for each field that the webhook sends.

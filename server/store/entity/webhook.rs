@@ -14,6 +14,7 @@ pub struct Model {
     pub state_us: i64,
     pub definition: String,
     pub sealed: Vec<u8>,
+    pub secret_expires_us: Option<i64>,
     pub failing_since_us: Option<i64>,
     pub version: i64,
     pub created_us: i64,

@@ -49,9 +49,13 @@ impl Api {
 
     /// The newest secret of a webhook.
     pub(crate) async fn secret(&self, webhook: &Webhook) -> String {
+        self.secrets(webhook).await[0].value.clone()
+    }
+
+    /// The live secrets of a webhook.
+    pub(crate) async fn secrets(&self, webhook: &Webhook) -> Vec<v1::webhook_secret::Secret> {
         let request = v1::GetWebhookSecretRequest { id: webhook.id.clone() };
-        let secrets = self.client.webhooks().get_webhook_secret(request).await.expect("its secrets").into_inner();
-        secrets.secrets[0].value.clone()
+        self.client.webhooks().get_webhook_secret(request).await.expect("its secrets").into_inner().secrets
     }
 
     /// Assigns a tag.

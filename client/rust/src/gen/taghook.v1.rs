@@ -2682,6 +2682,11 @@ pub enum ErrorReason {
     /// (over 4 MiB) or UNIMPLEMENTED. Not worth a retry.
     /// Example: `{"reason": "MALFORMED_REQUEST", "domain": "taghook.v1"}`
     MalformedRequest = 23,
+    /// ERROR_REASON_TOO_MANY_SECRETS: the webhook would be signed with more than 5 live secrets.
+    /// RESOURCE_EXHAUSTED; `metadata.next_expire_time` (RFC 3339) is when the first of them expires, if
+    /// one does. Wait until then, or rotate with an overlap of 0.
+    /// Example: `{"reason": "TOO_MANY_SECRETS", "domain": "taghook.v1", "metadata": {"limit": "5"}}`
+    TooManySecrets = 28,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2714,6 +2719,7 @@ impl ErrorReason {
             Self::Internal => "ERROR_REASON_INTERNAL",
             Self::NotDeletable => "ERROR_REASON_NOT_DELETABLE",
             Self::MalformedRequest => "ERROR_REASON_MALFORMED_REQUEST",
+            Self::TooManySecrets => "ERROR_REASON_TOO_MANY_SECRETS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2743,6 +2749,7 @@ impl ErrorReason {
             "ERROR_REASON_INTERNAL" => Some(Self::Internal),
             "ERROR_REASON_NOT_DELETABLE" => Some(Self::NotDeletable),
             "ERROR_REASON_MALFORMED_REQUEST" => Some(Self::MalformedRequest),
+            "ERROR_REASON_TOO_MANY_SECRETS" => Some(Self::TooManySecrets),
             _ => None,
         }
     }
@@ -4150,6 +4157,17 @@ pub struct Webhook {
     /// etag changes with every change. Given in an update, the update is made only if it still matches.
     #[prost(string, tag = "18")]
     pub etag: ::prost::alloc::string::String,
+    /// signature_schemes is what requests are signed by: one or two different schemes, each with secrets
+    /// of its own, so that with two a request has signatures by both. A scheme that an update adds gets
+    /// a new secret; one that it takes away loses its secrets at once. To change over without a gap, add
+    /// the new scheme, let the receiver change, then take the old one away. Default:
+    /// SIGNATURE_SCHEME_V1, filled in when it is empty.
+    #[prost(enumeration = "SignatureScheme", repeated, tag = "24")]
+    pub signature_schemes: ::prost::alloc::vec::Vec<i32>,
+    /// public_keys verify the signatures of SIGNATURE_SCHEME_V1A: `whpk_` and base64, those of all live
+    /// secrets, the newest first. They aren't secret.
+    #[prost(string, repeated, tag = "25")]
+    pub public_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Nested message and enum types in `Webhook`.
 pub mod webhook {
@@ -4731,7 +4749,45 @@ impl ::prost::Name for GetWebhookSecretRequest {
         "/taghook.v1.GetWebhookSecretRequest".into()
     }
 }
-/// WebhookSecret is what a receiver verifies requests with (Standard Webhooks).
+/// RotateWebhookSecretRequest is the request of RotateWebhookSecret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateWebhookSecretRequest {
+    /// id is the webhook's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// etag, if given, must match. Default: not checked.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// signature_scheme is whose secret is replaced: one of the webhook's `signature_schemes`. Default:
+    /// that of `secret`, else the webhook's only one; needed when it has two.
+    #[prost(enumeration = "SignatureScheme", tag = "3")]
+    pub signature_scheme: i32,
+    /// secret is the new secret: `whsec_` and the base64 of 24 to 64 bytes, or `whsk_` and the base64 of
+    /// the 32 bytes of an Ed25519 seed (or of 64: the seed and its public key). It mustn't be one of the
+    /// webhook's live ones. Default: the server makes a new one at random.
+    #[prost(string, tag = "4")]
+    pub secret: ::prost::alloc::string::String,
+    /// overlap is how long former secrets of the scheme sign on, and no longer than they would have
+    /// anyway: 0 to 7 days. 0 ends them at once, as after a leak. Default: 24 hours, when it is unset.
+    #[prost(message, optional, tag = "5")]
+    pub overlap: ::core::option::Option<::prost_types::Duration>,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "6")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RotateWebhookSecretRequest {
+    const NAME: &'static str = "RotateWebhookSecretRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.RotateWebhookSecretRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.RotateWebhookSecretRequest".into()
+    }
+}
+/// WebhookSecret is what requests of a webhook are signed with, and what a receiver verifies them with
+/// (Standard Webhooks).
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WebhookSecret {
     /// webhook_id is the webhook.
@@ -4740,18 +4796,32 @@ pub struct WebhookSecret {
     /// secrets are the live secrets, the newest first. Requests are signed with every one of them.
     #[prost(message, repeated, tag = "2")]
     pub secrets: ::prost::alloc::vec::Vec<webhook_secret::Secret>,
+    /// etag is the webhook's.
+    #[prost(string, tag = "3")]
+    pub etag: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `WebhookSecret`.
 pub mod webhook_secret {
     /// Secret is one live secret.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Secret {
-        /// value is `whsec_` and base64, as the libraries of Standard Webhooks take it.
+        /// value is `whsec_` and base64, as the libraries of Standard Webhooks take it, or for
+        /// SIGNATURE_SCHEME_V1A `whsk_` and the base64 of the seed, which only who signs needs.
         #[prost(string, tag = "1")]
         pub value: ::prost::alloc::string::String,
         /// create_time is since when requests are signed with it.
         #[prost(message, optional, tag = "2")]
         pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+        /// expire_time is when it ceases to sign; unset for the present one of its scheme.
+        #[prost(message, optional, tag = "3")]
+        pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+        /// signature_scheme is what it signs by.
+        #[prost(enumeration = "super::SignatureScheme", tag = "4")]
+        pub signature_scheme: i32,
+        /// public_key is what verifies its signatures: `whpk_` and base64. Empty for SIGNATURE_SCHEME_V1,
+        /// where `value` does.
+        #[prost(string, tag = "5")]
+        pub public_key: ::prost::alloc::string::String,
     }
     impl ::prost::Name for Secret {
         const NAME: &'static str = "Secret";
@@ -4772,6 +4842,45 @@ impl ::prost::Name for WebhookSecret {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/taghook.v1.WebhookSecret".into()
+    }
+}
+/// SignatureScheme is how requests are signed, as Standard Webhooks 1.0 describes. What is signed is
+/// `{webhook-id}.{webhook-timestamp}.{body}`: the two headers, and the body byte for byte. A GET
+/// request has no body; its query string, as it stands in the URL after `?`, is signed in its place.
+/// The header `webhook-signature` has one entry for each live secret, the newest first, separated by
+/// spaces; a request is genuine if one of them verifies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SignatureScheme {
+    /// SIGNATURE_SCHEME_UNSPECIFIED is never returned.
+    Unspecified = 0,
+    /// SIGNATURE_SCHEME_V1: HMAC-SHA256 with a secret that the receiver has too (`whsec_`). The entry is
+    /// `v1,` and base64. All libraries of Standard Webhooks verify it.
+    V1 = 1,
+    /// SIGNATURE_SCHEME_V1A: Ed25519 with a private key; the receiver needs the public one (`whpk_`)
+    /// alone, which signs nothing. The entry is `v1a,` and base64.
+    V1a = 2,
+}
+impl SignatureScheme {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SIGNATURE_SCHEME_UNSPECIFIED",
+            Self::V1 => "SIGNATURE_SCHEME_V1",
+            Self::V1a => "SIGNATURE_SCHEME_V1A",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SIGNATURE_SCHEME_UNSPECIFIED" => Some(Self::Unspecified),
+            "SIGNATURE_SCHEME_V1" => Some(Self::V1),
+            "SIGNATURE_SCHEME_V1A" => Some(Self::V1a),
+            _ => None,
+        }
     }
 }
 /// Generated client implementations.
@@ -5111,7 +5220,7 @@ pub mod webhook_service_client {
                 .insert(GrpcMethod::new("taghook.v1.WebhookService", "TriggerWebhook"));
             self.inner.unary(req, path, codec).await
         }
-        /// GetWebhookSecret returns the secret that requests are signed with. Needs SCOPE_ADMIN.
+        /// GetWebhookSecret returns the secrets that requests are signed with. Needs SCOPE_ADMIN.
         pub async fn get_webhook_secret(
             &mut self,
             request: impl tonic::IntoRequest<super::GetWebhookSecretRequest>,
@@ -5132,6 +5241,35 @@ pub mod webhook_service_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("taghook.v1.WebhookService", "GetWebhookSecret"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// RotateWebhookSecret replaces the secret of one signature scheme by a new one, and returns what
+        /// requests are signed with from now on. Until the overlap is over the former secrets sign as well,
+        /// so that a receiver can change to the new one at any time in it; then they never sign again. Only
+        /// requests that are in flight when the call answers may still be signed as before it.
+        /// RESOURCE_EXHAUSTED (TOO_MANY_SECRETS) when the webhook would have more than 5 live secrets.
+        /// Needs SCOPE_ADMIN.
+        pub async fn rotate_webhook_secret(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateWebhookSecretRequest>,
+        ) -> std::result::Result<tonic::Response<super::WebhookSecret>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WebhookService/RotateWebhookSecret",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.WebhookService", "RotateWebhookSecret"),
                 );
             self.inner.unary(req, path, codec).await
         }

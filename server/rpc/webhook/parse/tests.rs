@@ -168,7 +168,7 @@ fn a_webhook_survives_the_way_there_and_back() {
         created: NOW,
         updated: NOW,
     };
-    let mut shown = to_pb(&stored);
+    let mut shown = to_pb(&stored, NOW);
     assert_eq!(accepted(&shown, Some(&definition)), definition);
     assert!(shown.events.iter_mut().all(|event| std::mem::take(&mut event.id).starts_with("whe_")));
     assert_eq!(shown.events, draft.events);
