@@ -27,7 +27,7 @@ use convert::{secret_to_pb, to_pb};
 use parse::{Surroundings, parse};
 
 /// The fields that an update can name.
-const UPDATABLE: [&str; 11] = [
+const UPDATABLE: [&str; 14] = [
     "name",
     "url",
     "activation_tag_ids",
@@ -39,6 +39,9 @@ const UPDATABLE: [&str; 11] = [
     "headers",
     "timeout",
     "retry_policy",
+    "max_concurrency",
+    "rate_limit",
+    "ordered",
 ];
 
 #[tonic::async_trait]
@@ -268,6 +271,9 @@ fn is_set(webhook: &pb::Webhook, path: &str) -> bool {
         "events" => !webhook.events.is_empty(),
         "headers" => !webhook.headers.is_empty(),
         "timeout" => webhook.timeout.is_some(),
+        "max_concurrency" => webhook.max_concurrency != 0,
+        "rate_limit" => webhook.rate_limit != 0.0,
+        "ordered" => webhook.ordered,
         _ => webhook.retry_policy.is_some(),
     }
 }
@@ -287,6 +293,9 @@ fn merge(mut webhook: pb::Webhook, given: &pb::Webhook, paths: &[String]) -> pb:
             "headers" => webhook.headers.clone_from(&given.headers),
             "timeout" => webhook.timeout = given.timeout,
             "retry_policy" => webhook.retry_policy.clone_from(&given.retry_policy),
+            "max_concurrency" => webhook.max_concurrency = given.max_concurrency,
+            "rate_limit" => webhook.rate_limit = given.rate_limit,
+            "ordered" => webhook.ordered = given.ordered,
             _ => {}
         }
     }
@@ -374,6 +383,9 @@ mod tests {
             headers: vec![pb::webhook::Header::default()],
             timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
             retry_policy: Some(pb::RetryPolicy::default()),
+            max_concurrency: 7,
+            rate_limit: 0.5,
+            ordered: true,
             ..pb::Webhook::default()
         };
         for path in UPDATABLE {
