@@ -16,7 +16,8 @@ use crate::store::delivery::queue::{self, Look};
 use crate::store::endpoint::Entry;
 use crate::store::{Store, Tx, extra_attempt};
 
-/// From so many blocked deliveries of one webhook in a claim on, more are looked for: they would be met one by one.
+/// From so many blocked deliveries of one webhook in a claim on, or in a claim that was full, more are looked for: they would
+/// be met one by one.
 const MANY_BLOCKED: usize = 8;
 /// How many of them are moved at a time.
 const MAX_MOVED: usize = 1_000;
@@ -107,7 +108,7 @@ async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>, permits: usize) -> Resul
 
 /// Puts those into their lanes whose endpoints have no room.
 async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, permits: usize) -> Result<Vec<Ready>> {
-    let local = tx.store().local();
+    let (local, is_full) = (tx.store().local(), leased.len() >= permits);
     let (mut ready, mut blocked, mut counts) = (Vec::new(), Vec::new(), HashMap::<_, usize>::new());
     for (delivery, webhook) in leased {
         let free = local.free() + permits.saturating_sub(ready.len());
@@ -129,7 +130,7 @@ async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, per
     lane::enter(tx, &blocked).await?;
     for ((webhook, workspace), count) in counts {
         tx.note_lane(webhook, workspace);
-        if count >= MANY_BLOCKED {
+        if is_full || count >= MANY_BLOCKED {
             lane::move_due(tx, webhook, MAX_MOVED).await?;
         }
     }

@@ -6,7 +6,7 @@ use taghook_client::v1::delivery::State;
 use taghook_client::v1::{DeliveryReason, Webhook};
 
 use super::{Healthy, count_in, fire, until_in, webhook};
-use crate::support::{Answer, Database, Gate, Receiver, Taghook, both, silent_port};
+use crate::support::{Answer, Database, Gate, Receiver, Taghook, both, seconds, silent_port};
 
 /// More of a delivery that waits: copies of its row, in the common queue (0) or in its lane (1). No caller could make so
 /// many in the time of a test.
@@ -38,6 +38,13 @@ pub(super) fn all_know(t: &Taghook, webhook: &Webhook) {
     t.store().local().endpoints().note_rows(id, t.store().facts().default_workspace);
 }
 
+/// Ends a server whose requests hang at a gate, as if it had died, and starts another one. What hangs would keep the
+/// database's file.
+async fn crash(t: Taghook, gate: &Gate) -> Taghook {
+    let (t, ()) = tokio::join!(t.crash(), async { gate.open() });
+    t
+}
+
 /// Waits until all that waits of a webhook is in its lane.
 async fn all_in_lane(t: &Taghook) {
     let sql = "SELECT count(*) AS n FROM deliveries WHERE state = 2 AND lane = 0 AND lease_owner IS NULL";
@@ -61,10 +68,11 @@ both! {
         settings.config.dispatch.senders = 8;
         let t = Taghook::start(database, settings).await;
         let (mut stuck, mut slow) = (Receiver::start().await, Receiver::start().await);
-        stuck.answer(Answer::ok().behind(&Gate::closed()));
+        let gate = Gate::closed();
+        stuck.answer(Answer::ok().behind(&gate));
         let nobody = silent_port();
         let contact = t.contact("ada@example.com").await;
-        let stuck_webhook = webhook(&t, &stuck, |_| {}).await;
+        let stuck_webhook = webhook(&t, &stuck, |webhook| webhook.timeout = seconds(30)).await;
         let slow_webhook = webhook(&t, &slow, |webhook| webhook.rate_limit = 0.001).await;
         let tag = t.tag("dead").await;
         let dead_webhook = t
@@ -90,7 +98,9 @@ both! {
         assert_eq!(slow.count(), 1);
 
         // A server that starts finds it so.
-        let t = t.crash().await;
+        until_in(&t, &healthy.webhook, State::Delivered, 60).await;
+        stuck.answer(Answer::ok().behind(&Gate::closed()));
+        let t = crash(t, &gate).await;
         for _ in 0..10 {
             healthy.is_served(&t).await;
         }
@@ -102,13 +112,14 @@ both! {
         let settings = database.settings();
         let t = Taghook::start(database, settings).await;
         let mut receiver = Receiver::start().await;
-        receiver.answer(Answer::ok().behind(&Gate::closed()));
+        let gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
         let webhook = webhook(&t, &receiver, |webhook| webhook.max_concurrency = 2).await;
         let contact = t.contact("ada@example.com").await;
         let mut ids = fire(&t, &webhook, &contact, 40).await;
         receiver.recv_all(2).await;
-        let t = t.crash().await;
         receiver.answer(Answer::ok());
+        let t = crash(t, &gate).await;
         until_in(&t, &webhook, State::Delivered, 40).await;
         let mut sent: Vec<_> = receiver.recv_all(40).await.iter().map(|it| it.webhook_id().to_owned()).collect();
         sent.sort();

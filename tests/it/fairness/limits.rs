@@ -62,7 +62,7 @@ both! {
         let (mut receiver, mut healthy) = (Receiver::start().await, Healthy::new(&t).await);
         let webhook = webhook(&t, &receiver, |webhook| webhook.rate_limit = 2.0).await;
         let contact = t.contact("ada@example.com").await;
-        let ids = fire(&t, &webhook, &contact, 8).await;
+        fire(&t, &webhook, &contact, 8).await;
         receiver.recv_all(2).await;
         for (wait_ms, more) in [(0, 0), (499, 0), (1, 1), (499, 0), (1, 1), (10_000, 2), (499, 0), (1, 1)] {
             let before = receiver.count();
@@ -72,7 +72,6 @@ both! {
             assert_eq!(receiver.count(), before + more);
         }
         assert_eq!(count_in(&t, &webhook, State::Waiting).await, 1);
-        assert_eq!(t.delivery(&ids[7]).await.attempt_count, 0);
         t.update(&webhook, &["rate_limit"], |webhook| webhook.rate_limit = 0.0).await;
         receiver.recv().await;
         until_in(&t, &webhook, State::Delivered, 8).await;
