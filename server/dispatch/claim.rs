@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Ready;
+use super::{PAUSE_AFTER_ERROR, Ready};
 use crate::automation::defer;
 use crate::domain::delivery::{Reason, Source, State};
-use crate::error::Result;
+use crate::error::{Result, chain};
 use crate::ids::WorkspaceId;
 use crate::store::config::PreparedWebhook;
 use crate::store::delivery::LeasedDelivery;
@@ -14,6 +14,7 @@ use crate::store::delivery::end::{self, Which};
 use crate::store::delivery::lane;
 use crate::store::delivery::queue::{self, Look};
 use crate::store::endpoint::Entry;
+use crate::store::lease::Job;
 use crate::store::{Store, Tx, extra_attempt};
 
 /// From so many blocked deliveries of one webhook in a claim on, or in a claim that was full, more are looked for: they would
@@ -135,6 +136,24 @@ async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, per
         }
     }
     Ok(ready)
+}
+
+/// Gives a lease up whose request's turn hasn't come.
+pub(super) async fn put_in_lane(store: &Store, job: &Job) {
+    let delivery = &job.delivery;
+    let written = store
+        .write("put_in_lane", |tx| async move {
+            lane::enter(&tx, &[delivery.id]).await?;
+            tx.note_lane(delivery.webhook_id, delivery.workspace_id);
+            Ok(())
+        })
+        .await;
+    if let Err(error) = written {
+        tracing::debug!(error = chain(&error), "a lease can't be given up yet");
+        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        // Whoever looks for leases that nobody knows of will find it.
+        store.local().lost_commit();
+    }
 }
 
 /// The webhook went without its deliveries, as those of a workspace that was deleted.

@@ -164,11 +164,11 @@ async fn take_from(
     (part, left): (usize, usize),
     ready: &mut Vec<Ready>,
 ) -> Result<Found> {
+    lane::go_on(tx, &lane.freed).await?;
     if webhook.webhook.state != crate::domain::webhook::WebhookState::Active {
         let are_all = lane::park(tx, lane.webhook_id, MAX_PARKED).await?;
         return Ok(if are_all { Found::End } else { Found::Rows(None) });
     }
-    lane::go_on(tx, &lane.freed).await?;
     let local = tx.store().local();
     let enter = |taken| local.endpoints().enter(webhook, Entry::Lane, local.free() + left - taken, tx.now());
     let slots: Vec<_> = (0..part).map_while(enter).collect();

@@ -238,6 +238,10 @@ impl Crew {
     fn start(&self, job: Job) {
         let (store, sender, finished) = (self.store.clone(), self.sender.clone(), self.finished.clone());
         self.attempts.spawn(async move {
+            let mut job = job;
+            if !job.permit.turn().await {
+                return claim::put_in_lane(&store, &job).await;
+            }
             let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
             let Job { delivery, mut permit, .. } = job;
             permit.report(Signal::of(&settlement.attempt), store.clock().now(), store.entropy().jitter_unit());

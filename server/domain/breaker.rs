@@ -156,6 +156,12 @@ impl Breaker {
         Ticket { epoch: self.epoch, is_probe: false }
     }
 
+    /// Whether a request that was let through may still be sent: nothing has been learnt since.
+    #[must_use]
+    pub const fn is_valid(&self, ticket: Ticket) -> bool {
+        ticket.epoch == self.epoch
+    }
+
     /// Takes in what came of a request. `jitter_unit` is -1.0 to 1.0.
     pub fn record(&mut self, ticket: Ticket, signal: Signal, now: Micros, jitter_unit: f64) {
         if ticket.epoch != self.epoch {
@@ -186,6 +192,7 @@ impl Breaker {
             && ticket.epoch == self.epoch
         {
             self.state = State::Open { until: now, probes };
+            self.epoch += 1;
         }
     }
 
@@ -302,6 +309,7 @@ mod tests {
             }
             breaker
         };
+        assert!(!breaker.is_valid(early));
         breaker.record(early, Signal::Well, NOW, 0.0);
         assert_eq!(breaker.passage(NOW), Passage::ShutUntil(later(5)));
         let probe = breaker.enter(later(5)).unwrap();

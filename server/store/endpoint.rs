@@ -6,16 +6,20 @@
 //! holds no permit, and no claim of others reads over it. The gauge knows whether the lane may have rows, and the
 //! dispatcher takes from it what the gauge has room for.
 //!
+//! Where an endpoint is quick, some more are leased than may be in flight. They wait for their turn without a permit, and
+//! not long; those whose turn hasn't come by then go to the lane, and so do all when the breaker opens.
+//!
 //! Gauges are memory. After a start they are empty, and the lanes are found in the database. Limits that hold for an
 //! endpoint as a whole are divided by the number of servers that live; breakers are each server's own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::config::PreparedWebhook;
 use super::lease::{LocalDispatch, Permit};
@@ -27,6 +31,16 @@ use crate::ids::{ContactId, WebhookEventId, WebhookId, WorkspaceId};
 
 /// Gauges that nobody needs are looked for when there are so many.
 const SWEEP_FROM: usize = 1_024;
+/// How many deliveries are leased ahead of an endpoint's cap at most, so that a burst needs no lane.
+const MAX_AHEAD: usize = 96;
+/// How long the last of them waits for its turn, by the endpoint's pace, in seconds.
+const AHEAD_S: f64 = 0.1;
+/// How long one is kept waiting that was leased ahead; then it goes to the lane.
+const MAX_WAIT: Duration = Duration::from_millis(300);
+/// The pace of an endpoint that has kept one waiting for so long, in seconds for a request.
+const SLOW_S: f64 = 10.0;
+/// The weight of the newest request in the pace.
+const NEWEST: f64 = 0.2;
 /// The most chains that are remembered of a lane; the others are found by the look at everything.
 const MAX_FREED: usize = 10_000;
 /// How much later than others a delivery may come into a lane that is in turn with them.
@@ -61,7 +75,14 @@ struct Gauges {
 struct Gauge {
     workspace: WorkspaceId,
     settings: Settings,
-    in_flight: usize,
+    /// Slots that are out.
+    admitted: usize,
+    /// Those of them whose requests are in flight.
+    sending: usize,
+    /// The others that wait for their turn, the first one first. Not all that are admitted do: some aren't committed yet.
+    waiting: VecDeque<oneshot::Sender<()>>,
+    /// How long requests take lately, in seconds.
+    pace_s: f64,
     bucket: Bucket,
     breaker: Breaker,
     lane: Lane,
@@ -75,6 +96,7 @@ struct Settings {
     origin: String,
     max_concurrency: usize,
     rate_limit: f64,
+    is_ordered: bool,
 }
 
 /// What is known of a lane.
@@ -143,37 +165,92 @@ pub struct Slot {
     endpoints: Arc<Endpoints>,
     webhook: WebhookId,
     ticket: Ticket,
-    is_used: bool,
+    entry: Entry,
+    /// Since when its request is in flight.
+    started: Option<Instant>,
     /// The time that it was taken at.
     taken: Micros,
 }
 
+/// Whether a request may be sent now.
+enum Turn {
+    Now,
+    /// When this says so, if it does.
+    Later(oneshot::Receiver<()>),
+    /// No more: the breaker has opened since.
+    Never,
+}
+
 impl Slot {
     /// Says what came of the request, and gives the slot back. `jitter_unit` is -1.0 to 1.0.
-    pub fn report(mut self, signal: Signal, now: Micros, jitter_unit: f64) {
-        self.is_used = true;
-        let endpoints = Arc::clone(&self.endpoints);
-        let mut gauges = endpoints.lock();
-        if let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) {
-            gauge.in_flight = gauge.in_flight.saturating_sub(1);
-            gauge.breaker.record(self.ticket, signal, now, jitter_unit);
+    pub fn report(&self, signal: Signal, now: Micros, jitter_unit: f64) {
+        let mut gauges = self.endpoints.lock();
+        let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) else { return };
+        gauge.breaker.record(self.ticket, signal, now, jitter_unit);
+        if gauge.breaker.passage(now) != Passage::Free {
+            // They go to the lane.
+            gauge.waiting.clear();
         }
-        endpoints.told(&gauges, self.webhook);
+    }
+
+    /// Waits, a moment at most, until the request may be sent; `idle` is called once it is sure that it has to wait.
+    /// Answers with whether it may: if not, its delivery belongs in the lane.
+    pub async fn turn(&mut self, idle: impl FnOnce()) -> bool {
+        let turn = self.ask();
+        if let Turn::Never = turn {
+            return false;
+        }
+        if let Turn::Later(mut granted) = turn {
+            idle();
+            match tokio::time::timeout(MAX_WAIT, &mut granted).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return false,
+                Err(_) => {
+                    granted.close();
+                    // It may have been granted at that very moment.
+                    if granted.try_recv().is_err() {
+                        self.endpoints.note_slow(self.webhook);
+                        return false;
+                    }
+                }
+            }
+        }
+        self.started = Some(Instant::now());
+        true
+    }
+
+    fn ask(&self) -> Turn {
+        let mut gauges = self.endpoints.lock();
+        let servers = gauges.servers;
+        let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) else { return Turn::Now };
+        if self.entry != Entry::Forced && !gauge.breaker.is_valid(self.ticket) {
+            return Turn::Never;
+        }
+        if self.entry == Entry::Forced || gauge.sending < gauge.cap(servers) {
+            gauge.sending += 1;
+            return Turn::Now;
+        }
+        let (grant, granted) = oneshot::channel();
+        gauge.waiting.push_back(grant);
+        Turn::Later(granted)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.is_used {
-            return;
-        }
         let mut gauges = self.endpoints.lock();
         let servers = gauges.servers;
         if let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) {
-            gauge.in_flight = gauge.in_flight.saturating_sub(1);
+            gauge.admitted = gauge.admitted.saturating_sub(1);
+            // Nothing, if what came of it was told.
             gauge.breaker.abandon(self.ticket, self.taken);
-            if let Some(rate) = gauge.settings.rate(servers) {
-                gauge.bucket.give_back(rate);
+            match self.started {
+                Some(started) => gauge.end(started.elapsed(), servers),
+                None => {
+                    if let Some(rate) = gauge.settings.rate(servers) {
+                        gauge.bucket.give_back(rate);
+                    }
+                }
             }
         }
         self.endpoints.told(&gauges, self.webhook);
@@ -191,7 +268,10 @@ impl Gauge {
         Self {
             workspace,
             settings: Settings::default(),
-            in_flight: 0,
+            admitted: 0,
+            sending: 0,
+            waiting: VecDeque::new(),
+            pace_s: 0.0,
             bucket: Bucket::default(),
             breaker: Breaker::default(),
             lane: Lane::default(),
@@ -215,21 +295,52 @@ impl Gauge {
             origin,
             max_concurrency: usize::try_from(definition.max_concurrency).unwrap_or(usize::MAX),
             rate_limit: definition.rate_limit,
+            is_ordered: definition.ordered,
         };
     }
 
     /// How many requests may be sent now, if `free` of the server's senders are.
     fn room(&mut self, servers: u32, senders: usize, free: usize, now: Micros) -> usize {
-        let most = match self.breaker.passage(now) {
-            Passage::Free => usize::MAX,
-            Passage::Probe => 1,
+        let cap = self.cap(servers);
+        let (most, cap) = match self.breaker.passage(now) {
+            Passage::Free => (usize::MAX, cap + self.ahead(cap)),
+            Passage::Probe => (1, cap),
             Passage::ShutUntil(_) | Passage::Probing => return 0,
         };
-        let own = self.settings.max_concurrency / usize::try_from(servers.max(1)).unwrap_or(1);
-        let room = most.min(own.max(1).saturating_sub(self.in_flight)).min(self.share(senders, free));
+        let room = most.min(cap.saturating_sub(self.admitted)).min(self.share(senders, free));
         match self.settings.rate(servers) {
             Some(rate) => room.min(self.bucket.available(rate, now)),
             None => room,
+        }
+    }
+
+    /// How many requests may be in flight.
+    fn cap(&self, servers: u32) -> usize {
+        (self.settings.max_concurrency / usize::try_from(servers.max(1)).unwrap_or(1)).max(1)
+    }
+
+    /// How many more may be leased, as far as they don't wait long: none if the endpoint is slow.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "bounded")]
+    fn ahead(&self, cap: usize) -> usize {
+        if self.settings.is_ordered {
+            return 0;
+        }
+        let soon = cap as f64 * AHEAD_S / self.pace_s.max(0.000_001);
+        soon.clamp(0.0, MAX_AHEAD as f64) as usize
+    }
+
+    /// A request has ended: the next ones have their turn.
+    fn end(&mut self, duration: Duration, servers: u32) {
+        self.sending = self.sending.saturating_sub(1);
+        self.pace_s += NEWEST * (duration.as_secs_f64() - self.pace_s);
+        self.grant(servers);
+    }
+
+    fn grant(&mut self, servers: u32) {
+        while self.sending < self.cap(servers) {
+            let Some(next) = self.waiting.pop_front() else { return };
+            // Whoever has given up doesn't hear it.
+            self.sending += usize::from(next.send(()).is_ok());
         }
     }
 
@@ -237,8 +348,8 @@ impl Gauge {
     /// endpoint that is slow leaves half of them, two a third, and a busy server something for each.
     fn share(&self, senders: usize, free: usize) -> usize {
         let reserve = senders / 8;
-        let balanced = (free.saturating_sub(reserve) + 1).saturating_sub(self.in_flight).div_ceil(2);
-        balanced.max(usize::from(self.in_flight == 0)).min(free)
+        let balanced = (free.saturating_sub(reserve) + 1).saturating_sub(self.admitted).div_ceil(2);
+        balanced.max(usize::from(self.admitted == 0)).min(free)
     }
 
     /// Whether it is time to look at its lane.
@@ -255,13 +366,13 @@ impl Gauge {
         if let Some(rate) = self.settings.rate(servers) {
             self.bucket.force(rate, now);
         }
-        self.in_flight += 1;
+        self.admitted += 1;
         Some(ticket)
     }
 
     fn is_idle(&self, now: Micros) -> bool {
         let lane = &self.lane;
-        let is_quiet = self.in_flight == 0 && !lane.has_rows && lane.freed.is_empty();
+        let is_quiet = self.admitted == 0 && !lane.has_rows && lane.freed.is_empty();
         is_quiet && self.breaker.is_fresh() && self.bucket.is_full(now)
     }
 }
@@ -307,13 +418,14 @@ impl Endpoints {
         let servers = gauges.servers;
         let gauge = gauges.gauge(id, webhook.webhook.workspace_id);
         gauge.learn(webhook);
+        gauge.grant(servers);
         let has_room = match entry {
             Entry::Common => !gauge.lane.has_rows && gauge.room(servers, self.senders, free, now) > 0,
             Entry::Lane => gauge.room(servers, self.senders, free, now) > 0,
             Entry::Forced => true,
         };
         let ticket = has_room.then(|| gauge.enter(servers, entry, now)).flatten()?;
-        Some(Slot { endpoints: Arc::clone(self), webhook: id, ticket, is_used: false, taken: now })
+        Some(Slot { endpoints: Arc::clone(self), webhook: id, ticket, entry, started: None, taken: now })
     }
 
     /// Whether a delivery that finds no permit belongs in its endpoint's lane.
@@ -351,17 +463,23 @@ impl Endpoints {
         });
     }
 
-    /// Says that webhooks of a workspace have changed.
+    /// Says that webhooks of a workspace have changed. What waits for its turn goes to the lane and is looked at anew: it
+    /// mustn't be sent after a pause.
     pub fn note_changed(&self, workspace: WorkspaceId) {
-        if self.busy_lanes.load(Ordering::Relaxed) == 0 {
-            return;
-        }
         let mut gauges = self.lock();
         for gauge in gauges.by_webhook.values_mut().filter(|gauge| gauge.workspace == workspace) {
             gauge.lane.is_suspect = gauge.lane.has_rows;
+            gauge.waiting.clear();
         }
         drop(gauges);
         self.changed.notify_one();
+    }
+
+    /// Says that an endpoint has kept one waiting for its turn for too long: no more are leased ahead.
+    fn note_slow(&self, webhook: WebhookId) {
+        if let Some(gauge) = self.lock().by_webhook.get_mut(&webhook) {
+            gauge.pace_s = gauge.pace_s.max(SLOW_S);
+        }
     }
 
     /// Says that a sender is free again.

@@ -20,8 +20,9 @@ use crate::ids::{WebhookId, WorkspaceId};
 /// The right to send one delivery. While it lives, what it was given for is known to be in flight here.
 #[derive(Debug)]
 pub struct Permit {
-    /// Always there until it is dropped.
+    /// There but while its request waits for its turn.
     semaphore: Option<OwnedSemaphorePermit>,
+    permits: Arc<Semaphore>,
     in_flight: InFlight,
     holds: Option<Uuid>,
     /// What is to be told of the endpoint, and where.
@@ -53,6 +54,25 @@ impl Permit {
     pub fn at(mut self, slot: Slot) -> Self {
         self.slot = Some(slot);
         self
+    }
+
+    /// Waits for the turn of the request at its endpoint, without keeping a sender from others. Answers with whether it has
+    /// come; if not, the delivery belongs in its lane.
+    pub async fn turn(&mut self) -> bool {
+        let Some(slot) = &mut self.slot else { return true };
+        let (semaphore, endpoints) = (&mut self.semaphore, &self.endpoints);
+        let idle = || {
+            drop(semaphore.take());
+            endpoints.note_permit();
+        };
+        if !slot.turn(idle).await {
+            return false;
+        }
+        if self.semaphore.is_none() {
+            self.semaphore = Arc::clone(&self.permits).acquire_owned().await.ok();
+        }
+        // None are given out any more when the dispatcher stops.
+        self.semaphore.is_some()
     }
 
     /// Gives the slot back: the request has been made. `jitter_unit` is -1.0 to 1.0.
@@ -167,7 +187,17 @@ impl LocalDispatch {
     fn wrap(&self, semaphore: OwnedSemaphorePermit) -> Permit {
         let (in_flight, queue) = (Arc::clone(&self.in_flight), self.queue.downgrade());
         let endpoints = Arc::clone(&self.endpoints);
-        Permit { semaphore: Some(semaphore), in_flight, holds: None, slot: None, endpoints, chain: None, queue }
+        let permits = Arc::clone(&self.permits);
+        Permit {
+            semaphore: Some(semaphore),
+            permits,
+            in_flight,
+            holds: None,
+            slot: None,
+            endpoints,
+            chain: None,
+            queue,
+        }
     }
 
     /// The ids of all that is in flight here, and of what transactions that aren't committed yet have leased.

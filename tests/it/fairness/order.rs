@@ -171,9 +171,7 @@ both! {
     }
 
     /// A server that dies between the end of one and the turn of the next leaves a chain that nobody would move.
-    async fn a_chain_that_was_left_behind_is_found(database: Database) {
-        let settings = database.settings();
-        let t = Taghook::start(database, settings).await;
+    async fn a_chain_that_was_left_behind_is_found(t: Taghook) {
         let mut receiver = Receiver::start().await;
         receiver.answer_next([Answer::status(500)]);
         let webhook = webhook(&t, &receiver, |webhook| {
@@ -193,7 +191,6 @@ both! {
             Ok(tx.db().execute_unprepared(end).await?)
         };
         t.store().write("end", end).await.unwrap();
-        let t = t.crash().await;
         assert_eq!(ids_of(&receiver.recv_all(3).await), ids[1..]);
         until_in(&t, &webhook, State::Delivered, 3).await;
     }
