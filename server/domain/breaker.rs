@@ -322,17 +322,17 @@ mod tests {
 
     #[test]
     fn a_probe_that_is_not_sent_makes_way_for_another() {
-        for give_up in [
-            |breaker: &mut Breaker, ticket| breaker.abandon(ticket, later(6)),
-            |breaker, ticket| {
-                breaker.record(ticket, Signal::Nothing, later(6), 0.0);
-            },
-        ] {
-            let mut breaker = open();
-            let probe = breaker.enter(later(5)).unwrap();
-            give_up(&mut breaker, probe);
-            assert_eq!(breaker.passage(later(6)), Passage::Probe);
-        }
+        let mut breaker = open();
+        let probe = breaker.enter(later(5)).unwrap();
+        breaker.abandon(probe, later(6));
+        assert_eq!(breaker.passage(later(6)), Passage::Probe);
+        let probe = breaker.enter(later(6)).unwrap();
+        breaker.record(probe, Signal::Nothing, later(7), 0.0);
+        assert_eq!(breaker.passage(later(7)), Passage::Probe);
+        // A second word about it says nothing of the next one.
+        breaker.enter(later(7)).unwrap();
+        breaker.abandon(probe, later(8));
+        assert_eq!(breaker.passage(later(8)), Passage::Probing);
     }
 
     #[test]

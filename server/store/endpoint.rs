@@ -12,39 +12,29 @@
 //! Gauges are memory. After a start they are empty, and the lanes are found in the database. Limits that hold for an
 //! endpoint as a whole are divided by the number of servers that live; breakers are each server's own.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod gauge;
+mod slot;
+
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
+use tokio::sync::Notify;
 
 use super::config::PreparedWebhook;
 use super::lease::{LocalDispatch, Permit};
-use crate::domain::breaker::{Breaker, Passage, Signal, Ticket};
+use crate::domain::breaker::Passage;
 use crate::domain::delivery::Source;
-use crate::domain::rate::{Bucket, Rate};
 use crate::domain::time::Micros;
 use crate::ids::{ContactId, WebhookEventId, WebhookId, WorkspaceId};
+use gauge::{Gauge, Lane};
+pub use slot::Slot;
 
 /// Gauges that nobody needs are looked for when there are so many.
 const SWEEP_FROM: usize = 1_024;
-/// How many deliveries are leased ahead of an endpoint's cap at most, so that a burst needs no lane.
-const MAX_AHEAD: usize = 96;
-/// How long the last of them waits for its turn, by the endpoint's pace, in seconds.
-const AHEAD_S: f64 = 0.1;
-/// How long one is kept waiting that was leased ahead; then it goes to the lane.
-const MAX_WAIT: Duration = Duration::from_millis(300);
-/// The pace of an endpoint that has kept one waiting for so long, in seconds for a request.
-const SLOW_S: f64 = 10.0;
-/// The weight of the newest request in the pace.
-const NEWEST: f64 = 0.2;
 /// The most chains that are remembered of a lane; the others are found by the look at everything.
 const MAX_FREED: usize = 10_000;
-/// How much later than others a delivery may come into a lane that is in turn with them.
-const LATE: Duration = Duration::from_secs(60);
 
 /// The deliveries of an ordered webhook to one contact, which follow each other.
 pub type Chain = (WebhookEventId, ContactId);
@@ -69,57 +59,6 @@ struct Gauges {
     last: Option<WebhookId>,
     servers: u32,
     sweep_at: usize,
-}
-
-#[derive(Debug)]
-struct Gauge {
-    workspace: WorkspaceId,
-    settings: Settings,
-    /// Slots that are out.
-    admitted: usize,
-    /// Those of them whose requests are in flight.
-    sending: usize,
-    /// The others that wait for their turn, the first one first. Not all that are admitted do: some aren't committed yet.
-    waiting: VecDeque<oneshot::Sender<()>>,
-    /// How long requests take lately, in seconds.
-    pace_s: f64,
-    bucket: Bucket,
-    breaker: Breaker,
-    lane: Lane,
-}
-
-/// What the webhook says of its endpoint.
-#[derive(Debug, Default)]
-struct Settings {
-    /// The webhook's; 0 before it was seen.
-    version: i64,
-    origin: String,
-    max_concurrency: usize,
-    rate_limit: f64,
-    is_ordered: bool,
-}
-
-/// What is known of a lane.
-#[derive(Debug, Default)]
-struct Lane {
-    has_rows: bool,
-    /// Raised whenever rows may have come.
-    generation: u64,
-    /// To be looked at whatever the gauge says: its webhook may have changed.
-    is_suspect: bool,
-    /// Chains whose first delivery may have ended.
-    freed: Vec<Chain>,
-    /// When the last delivery that was taken from it was due.
-    last_due: Option<Micros>,
-}
-
-impl Lane {
-    /// Where claims begin. What lies before is gone, but for a few that came late; the look at everything finds these. While
-    /// some session of PostgreSQL holds an old snapshot the index entries of what is gone stay, and would all be read.
-    fn floor(&self) -> Micros {
-        let is_whole = self.is_suspect || !self.freed.is_empty();
-        self.last_due.filter(|_| !is_whole).map_or(Micros::MIN, |due| due.saturating_sub(LATE))
-    }
 }
 
 /// A lane that it is time to look at.
@@ -157,224 +96,6 @@ pub enum Entry {
     Lane,
     /// Because people want it now: it is counted, and not kept waiting.
     Forced,
-}
-
-/// The right to send one request to an endpoint. Given back unused if it is dropped.
-#[derive(Debug)]
-pub struct Slot {
-    endpoints: Arc<Endpoints>,
-    webhook: WebhookId,
-    ticket: Ticket,
-    entry: Entry,
-    /// Since when its request is in flight.
-    started: Option<Instant>,
-    /// The time that it was taken at.
-    taken: Micros,
-}
-
-/// Whether a request may be sent now.
-enum Turn {
-    Now,
-    /// When this says so, if it does.
-    Later(oneshot::Receiver<()>),
-    /// No more: the breaker has opened since.
-    Never,
-}
-
-impl Slot {
-    /// Says what came of the request, and gives the slot back. `jitter_unit` is -1.0 to 1.0.
-    pub fn report(&self, signal: Signal, now: Micros, jitter_unit: f64) {
-        let mut gauges = self.endpoints.lock();
-        let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) else { return };
-        gauge.breaker.record(self.ticket, signal, now, jitter_unit);
-        if gauge.breaker.passage(now) != Passage::Free {
-            // They go to the lane.
-            gauge.waiting.clear();
-        }
-    }
-
-    /// Waits, a moment at most, until the request may be sent; `idle` is called once it is sure that it has to wait.
-    /// Answers with whether it may: if not, its delivery belongs in the lane.
-    pub async fn turn(&mut self, idle: impl FnOnce()) -> bool {
-        let turn = self.ask();
-        if let Turn::Never = turn {
-            return false;
-        }
-        if let Turn::Later(mut granted) = turn {
-            idle();
-            match tokio::time::timeout(MAX_WAIT, &mut granted).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return false,
-                Err(_) => {
-                    granted.close();
-                    // It may have been granted at that very moment.
-                    if granted.try_recv().is_err() {
-                        self.endpoints.note_slow(self.webhook);
-                        return false;
-                    }
-                }
-            }
-        }
-        self.started = Some(Instant::now());
-        true
-    }
-
-    fn ask(&self) -> Turn {
-        let mut gauges = self.endpoints.lock();
-        let servers = gauges.servers;
-        let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) else { return Turn::Now };
-        if self.entry != Entry::Forced && !gauge.breaker.is_valid(self.ticket) {
-            return Turn::Never;
-        }
-        if self.entry == Entry::Forced || gauge.sending < gauge.cap(servers) {
-            gauge.sending += 1;
-            return Turn::Now;
-        }
-        let (grant, granted) = oneshot::channel();
-        gauge.waiting.push_back(grant);
-        Turn::Later(granted)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut gauges = self.endpoints.lock();
-        let servers = gauges.servers;
-        if let Some(gauge) = gauges.by_webhook.get_mut(&self.webhook) {
-            gauge.admitted = gauge.admitted.saturating_sub(1);
-            // Nothing, if what came of it was told.
-            gauge.breaker.abandon(self.ticket, self.taken);
-            match self.started {
-                Some(started) => gauge.end(started.elapsed(), servers),
-                None => {
-                    if let Some(rate) = gauge.settings.rate(servers) {
-                        gauge.bucket.give_back(rate);
-                    }
-                }
-            }
-        }
-        self.endpoints.told(&gauges, self.webhook);
-    }
-}
-
-impl Settings {
-    fn rate(&self, servers: u32) -> Option<Rate> {
-        Rate::per_second(self.rate_limit, servers)
-    }
-}
-
-impl Gauge {
-    fn new(workspace: WorkspaceId) -> Self {
-        Self {
-            workspace,
-            settings: Settings::default(),
-            admitted: 0,
-            sending: 0,
-            waiting: VecDeque::new(),
-            pace_s: 0.0,
-            bucket: Bucket::default(),
-            breaker: Breaker::default(),
-            lane: Lane::default(),
-        }
-    }
-
-    /// Takes in what the webhook says now. Another origin is another endpoint, which starts afresh.
-    fn learn(&mut self, webhook: &PreparedWebhook) {
-        if self.settings.version == webhook.webhook.version {
-            return;
-        }
-        let definition = &webhook.webhook.definition;
-        let origin = webhook.url.origin().to_string();
-        if self.settings.origin != origin {
-            // Requests to the old one say nothing about the new one.
-            self.breaker.start_afresh();
-            self.bucket = Bucket::default();
-        }
-        self.settings = Settings {
-            version: webhook.webhook.version,
-            origin,
-            max_concurrency: usize::try_from(definition.max_concurrency).unwrap_or(usize::MAX),
-            rate_limit: definition.rate_limit,
-            is_ordered: definition.ordered,
-        };
-    }
-
-    /// How many requests may be sent now, if `free` of the server's senders are.
-    fn room(&mut self, servers: u32, senders: usize, free: usize, now: Micros) -> usize {
-        let cap = self.cap(servers);
-        let (most, cap) = match self.breaker.passage(now) {
-            Passage::Free => (usize::MAX, cap + self.ahead(cap)),
-            Passage::Probe => (1, cap),
-            Passage::ShutUntil(_) | Passage::Probing => return 0,
-        };
-        let room = most.min(cap.saturating_sub(self.admitted)).min(self.share(senders, free));
-        match self.settings.rate(servers) {
-            Some(rate) => room.min(self.bucket.available(rate, now)),
-            None => room,
-        }
-    }
-
-    /// How many requests may be in flight.
-    fn cap(&self, servers: u32) -> usize {
-        (self.settings.max_concurrency / usize::try_from(servers.max(1)).unwrap_or(1)).max(1)
-    }
-
-    /// How many more may be leased, as far as they don't wait long: none if the endpoint is slow.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "bounded")]
-    fn ahead(&self, cap: usize) -> usize {
-        if self.settings.is_ordered {
-            return 0;
-        }
-        let soon = cap as f64 * AHEAD_S / self.pace_s.max(0.000_001);
-        soon.clamp(0.0, MAX_AHEAD as f64) as usize
-    }
-
-    /// A request has ended: the next ones have their turn.
-    fn end(&mut self, duration: Duration, servers: u32) {
-        self.sending = self.sending.saturating_sub(1);
-        self.pace_s += NEWEST * (duration.as_secs_f64() - self.pace_s);
-        self.grant(servers);
-    }
-
-    fn grant(&mut self, servers: u32) {
-        while self.sending < self.cap(servers) {
-            let Some(next) = self.waiting.pop_front() else { return };
-            // Whoever has given up doesn't hear it.
-            self.sending += usize::from(next.send(()).is_ok());
-        }
-    }
-
-    /// How many of the free senders it may take: one if it has none, and as many as leave more free than it has. So an
-    /// endpoint that is slow leaves half of them, two a third, and a busy server something for each.
-    fn share(&self, senders: usize, free: usize) -> usize {
-        let reserve = senders / 8;
-        let balanced = (free.saturating_sub(reserve) + 1).saturating_sub(self.admitted).div_ceil(2);
-        balanced.max(usize::from(self.admitted == 0)).min(free)
-    }
-
-    /// Whether it is time to look at its lane.
-    fn has_turn(&mut self, servers: u32, senders: usize, free: usize, now: Micros) -> bool {
-        let has_room = self.lane.has_rows && (self.lane.is_suspect || self.room(servers, senders, free, now) > 0);
-        has_room || !self.lane.freed.is_empty()
-    }
-
-    fn enter(&mut self, servers: u32, entry: Entry, now: Micros) -> Option<Ticket> {
-        let ticket = match entry {
-            Entry::Forced => self.breaker.force(),
-            Entry::Common | Entry::Lane => self.breaker.enter(now)?,
-        };
-        if let Some(rate) = self.settings.rate(servers) {
-            self.bucket.force(rate, now);
-        }
-        self.admitted += 1;
-        Some(ticket)
-    }
-
-    fn is_idle(&self, now: Micros) -> bool {
-        let lane = &self.lane;
-        let is_quiet = self.admitted == 0 && !lane.has_rows && lane.freed.is_empty();
-        is_quiet && self.breaker.is_fresh() && self.bucket.is_full(now)
-    }
 }
 
 impl Gauges {
@@ -478,7 +199,7 @@ impl Endpoints {
     /// Says that an endpoint has kept one waiting for its turn for too long: no more are leased ahead.
     fn note_slow(&self, webhook: WebhookId) {
         if let Some(gauge) = self.lock().by_webhook.get_mut(&webhook) {
-            gauge.pace_s = gauge.pace_s.max(SLOW_S);
+            gauge.is_slow();
         }
     }
 
@@ -645,3 +366,6 @@ impl super::Tx {
         self.effects().freed.push((webhook, workspace, chain));
     }
 }
+
+#[cfg(test)]
+mod tests;

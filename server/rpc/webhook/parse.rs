@@ -288,7 +288,7 @@ fn parse_schedule(policy: Option<&pb::RetryPolicy>, violations: &mut Violations)
 }
 
 fn parse_rate_limit(rate_limit: f64, violations: &mut Violations) -> f64 {
-    if rate_limit != 0.0 && !(rate_limit >= MIN_RATE_LIMIT) {
+    if rate_limit != 0.0 && rate_limit < MIN_RATE_LIMIT {
         violations.add_if_new("webhook.rate_limit", "RATE", "must be 0, for no limit, or 0.001 at least");
     }
     // Zero has a sign as well.
