@@ -11,6 +11,7 @@ mod m0003_webhooks;
 mod m0004_deliveries;
 mod m0005_servers;
 mod m0006_leftovers;
+mod m0007_lanes;
 mod m0008_secrets;
 mod schema;
 
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_deliveries::Migration),
             Box::new(m0005_servers::Migration),
             Box::new(m0006_leftovers::Migration),
+            Box::new(m0007_lanes::Migration),
             Box::new(m0008_secrets::Migration),
         ]
     }

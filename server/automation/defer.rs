@@ -12,7 +12,7 @@ use crate::store::config::{PreparedWebhook, WorkspaceConfig};
 use crate::store::contact::ContactRef;
 use crate::store::cooldown::{self, Claim};
 use crate::store::delivery::end::{self, Which};
-use crate::store::delivery::{LeasedDelivery, queue};
+use crate::store::delivery::{LeasedDelivery, lane, queue};
 use crate::store::{Tx, contact, contact_tag};
 
 /// Turns leased deferrals into deliveries that are sent now. Answers with those; the others have ended: SKIPPED if the
@@ -67,9 +67,22 @@ pub async fn promote(
     if !claims.is_empty() {
         cooldown::reopen(tx, &claims.into_values().collect::<Vec<_>>()).await?;
     }
-    let snapshots = promoted.iter().filter_map(|(delivery, _)| Some((delivery.id, delivery.snapshot.clone()?)));
+    place(tx, &mut promoted).await?;
+    let snapshots =
+        promoted.iter().filter_map(|(delivery, _)| Some((delivery.id, delivery.snapshot.clone()?, delivery.order)));
     queue::promote(tx, &snapshots.collect::<Vec<_>>()).await?;
     Ok(promoted)
+}
+
+/// Gives deliveries whose order counts their places: a deferral takes its own when its window ends.
+async fn place(tx: &Tx, promoted: &mut [(LeasedDelivery, Arc<PreparedWebhook>)]) -> Result<()> {
+    let ordered: Vec<_> = promoted.iter_mut().filter(|(_, webhook)| webhook.webhook.definition.ordered).collect();
+    let chain = |delivery: &LeasedDelivery| (delivery.reference.webhook_event_id, delivery.reference.contact_id);
+    let chains: Vec<_> = ordered.iter().map(|(delivery, _)| chain(delivery)).collect();
+    for ((delivery, _), place) in ordered.into_iter().zip(lane::places(tx, &chains).await?) {
+        delivery.order = Some(place);
+    }
+    Ok(())
 }
 
 /// The tags of the last trigger; since when the contact holds them, or held them until it was untagged.

@@ -1,6 +1,6 @@
 //! What triggers become: each is decided once, and recorded with its deliveries.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Origin, TriggerDecision};
@@ -16,7 +16,9 @@ use crate::store::Tx;
 use crate::store::config::{PreparedWebhook, WorkspaceConfig};
 use crate::store::cooldown::{self, Claim, WindowKey};
 use crate::store::delivery::NewDelivery;
+use crate::store::delivery::lane;
 use crate::store::delivery::queue::{self, Coalesced, Deferral};
+use crate::store::endpoint::Admission;
 use crate::store::lease::Job;
 
 /// A webhook that is set off for a contact.
@@ -183,6 +185,7 @@ impl Firing<'_> {
                 new.extend(trigger.events().map(|event| self.row(trigger, event, *verdict)));
             }
         }
+        self.place(&mut new).await?;
         self.lease(&mut new);
         queue::insert(self.tx, &new).await?;
         if !deferred.rows.is_empty() {
@@ -224,23 +227,53 @@ impl Firing<'_> {
             cause_id: trigger.origin.cause_id,
             traceparent: trigger.origin.traceparent.clone(),
             is_leased: false,
+            is_in_lane: false,
+            order: None,
         }
     }
 
-    /// Gives deliveries that are due to the local dispatcher, as far as it has permits; others are claimed, here or on
-    /// another server.
+    /// Gives deliveries whose order counts their places behind what waits already.
+    async fn place(&self, deliveries: &mut [NewDelivery]) -> Result<()> {
+        let is_ordered =
+            |trigger: &&Trigger| trigger.webhook.webhook.definition.ordered && trigger.source != Source::Test;
+        let ordered: HashSet<_> =
+            self.triggers.iter().filter(is_ordered).map(|trigger| trigger.webhook.webhook.id).collect();
+        if ordered.is_empty() {
+            return Ok(());
+        }
+        let is_placed = |delivery: &&mut NewDelivery| {
+            let is_real = delivery.reference.source != Source::Test && delivery.state == State::Waiting;
+            is_real && ordered.contains(&delivery.webhook_id)
+        };
+        let placed: Vec<_> = deliveries.iter_mut().filter(is_placed).collect();
+        let chains: Vec<_> = placed.iter().map(|delivery| delivery.key()).collect();
+        for (delivery, place) in placed.into_iter().zip(lane::places(self.tx, &chains).await?) {
+            delivery.order = Some(place);
+        }
+        Ok(())
+    }
+
+    /// Gives deliveries that are due to the local dispatcher, as far as it and their endpoints have room; others are
+    /// claimed, here or on another server.
     fn lease(&self, deliveries: &mut [NewDelivery]) {
         let webhooks: HashMap<_, _> =
             self.triggers.iter().map(|trigger| (trigger.webhook.webhook.id, &trigger.webhook)).collect();
         for delivery in deliveries.iter_mut().filter(|delivery| delivery.state == State::Waiting) {
-            let Some((permit, webhook)) = self.tx.store().local().try_permit().zip(webhooks.get(&delivery.webhook_id))
-            else {
-                self.tx.announce_work();
-                return;
-            };
-            delivery.is_leased = true;
-            let leased = delivery.leased();
-            self.tx.hand_over(Job { permit: permit.hold(&leased), delivery: leased, webhook: Arc::clone(webhook) });
+            let Some(webhook) = webhooks.get(&delivery.webhook_id) else { continue };
+            let (source, is_ordered) = (delivery.reference.source, delivery.order.is_some());
+            match self.tx.store().local().admit(webhook, source, is_ordered, self.tx.now()) {
+                Admission::Leased(permit) => {
+                    delivery.is_leased = true;
+                    let leased = delivery.leased();
+                    let permit = permit.hold(&leased);
+                    self.tx.hand_over(Job { permit, delivery: leased, webhook: Arc::clone(webhook) });
+                }
+                Admission::Lane => {
+                    delivery.is_in_lane = true;
+                    self.tx.note_lane(delivery.webhook_id, delivery.workspace_id);
+                }
+                Admission::Queue => self.tx.announce_work(),
+            }
         }
     }
 

@@ -147,7 +147,8 @@ pub struct Egress {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dispatch {
-    /// How many requests this server sends at a time: 1 to 10,000. Default: 256.
+    /// How many requests this server sends at a time: 1 to 10,000. One webhook takes about half of them at most, and less
+    /// the more others are busy: so one slow endpoint never takes all. Default: 256.
     pub senders: usize,
 }
 

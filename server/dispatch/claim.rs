@@ -1,16 +1,27 @@
 //! Claiming what is due: leases and the decision what is done with each are one transaction.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use super::Ready;
+use super::{PAUSE_AFTER_ERROR, Ready};
 use crate::automation::defer;
-use crate::domain::delivery::{Reason, State};
-use crate::error::Result;
+use crate::domain::delivery::{Reason, Source, State};
+use crate::error::{Result, chain};
 use crate::ids::WorkspaceId;
+use crate::store::config::PreparedWebhook;
 use crate::store::delivery::LeasedDelivery;
 use crate::store::delivery::end::{self, Which};
+use crate::store::delivery::lane;
 use crate::store::delivery::queue::{self, Look};
+use crate::store::endpoint::Entry;
+use crate::store::lease::Job;
 use crate::store::{Store, Tx, extra_attempt};
+
+/// From so many blocked deliveries of one webhook in a claim on, or in a claim that was full, more are looked for: they would
+/// be met one by one.
+const MANY_BLOCKED: usize = 8;
+/// How many of them are moved at a time.
+const MAX_MOVED: usize = 1_000;
 
 /// What a claim found.
 pub(super) struct Claimed {
@@ -35,7 +46,7 @@ pub(super) async fn claim(store: &Store, limit: usize, look: Look) -> Result<Cla
                 leased.extend(extra_attempt::claim(&tx, room).await?);
             }
             let more = (leased.len() >= limit).then_some(next);
-            Ok(Claimed { ready: sort_out(&tx, leased).await?, more })
+            Ok(Claimed { ready: sort_out(&tx, leased, limit).await?, more })
         })
         .await
 }
@@ -49,14 +60,14 @@ pub(super) async fn reclaim(store: &Store) -> Result<Vec<Ready>> {
             let known = store.local().in_flight();
             let leased = queue::reclaim(&tx, &known).await?;
             extra_attempt::release_unknown(&tx, &known).await?;
-            sort_out(&tx, leased).await
+            sort_out(&tx, leased, 0).await
         })
         .await
 }
 
 /// Gives leases back for which there is no permit; they are claimed like all others.
 pub(super) async fn give_back(store: &Store, ready: &[Ready]) -> Result<()> {
-    let ids: Vec<_> = ready.iter().map(|(delivery, _)| delivery.id).collect();
+    let ids: Vec<_> = ready.iter().map(|ready| ready.delivery.id).collect();
     let ids = &ids;
     store
         .write("give_back", |tx| async move {
@@ -67,7 +78,8 @@ pub(super) async fn give_back(store: &Store, ready: &[Ready]) -> Result<()> {
         .await
 }
 
-async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>) -> Result<Vec<Ready>> {
+/// Decides what is done with each. `permits` is how many senders the caller has for them.
+async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>, permits: usize) -> Result<Vec<Ready>> {
     let workspaces: HashSet<WorkspaceId> = leased.iter().map(|delivery| delivery.workspace_id).collect();
     let configs = tx.configs(&workspaces.into_iter().collect::<Vec<_>>()).await?;
     let (mut ready, mut deferred) = (Vec::new(), Vec::new());
@@ -92,11 +104,60 @@ async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>) -> Result<Vec<Ready>> {
     queue::park(tx, &parked).await?;
     extra_attempt::park(tx, &parked_extra).await?;
     ready.extend(defer::promote(tx, deferred).await?);
+    admit(tx, ready, permits).await
+}
+
+/// Puts those into their lanes whose endpoints have no room.
+async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, permits: usize) -> Result<Vec<Ready>> {
+    let (local, is_full) = (tx.store().local(), leased.len() >= permits);
+    let (mut ready, mut blocked, mut counts) = (Vec::new(), Vec::new(), HashMap::<_, usize>::new());
+    for (delivery, webhook) in leased {
+        let free = local.free() + permits.saturating_sub(ready.len());
+        let enter = |entry| local.endpoints().enter(&webhook, entry, free, tx.now());
+        let (is_test, is_extra) = (delivery.reference.source == Source::Test, delivery.extra_id.is_some());
+        let slot = match (is_test, is_extra, delivery.order) {
+            (true, ..) => None,
+            (_, true, _) => enter(Entry::Forced),
+            (.., Some(_)) => None,
+            (.., None) => enter(Entry::Common),
+        };
+        if is_test || slot.is_some() {
+            ready.push(Ready { delivery, webhook, slot });
+        } else {
+            blocked.push(delivery.id);
+            *counts.entry((delivery.webhook_id, delivery.workspace_id)).or_default() += 1;
+        }
+    }
+    lane::enter(tx, &blocked).await?;
+    for ((webhook, workspace), count) in counts {
+        tx.note_lane(webhook, workspace);
+        if is_full || count >= MANY_BLOCKED {
+            lane::move_due(tx, webhook, MAX_MOVED).await?;
+        }
+    }
     Ok(ready)
 }
 
+/// Gives a lease up whose request's turn hasn't come.
+pub(super) async fn put_in_lane(store: &Store, job: &Job) {
+    let delivery = &job.delivery;
+    let written = store
+        .write("put_in_lane", |tx| async move {
+            lane::enter(&tx, &[delivery.id]).await?;
+            tx.note_lane(delivery.webhook_id, delivery.workspace_id);
+            Ok(())
+        })
+        .await;
+    if let Err(error) = written {
+        tracing::debug!(error = chain(&error), "a lease can't be given up yet");
+        tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        // Whoever looks for leases that nobody knows of will find it.
+        store.local().lost_commit();
+    }
+}
+
 /// The webhook went without its deliveries, as those of a workspace that was deleted.
-async fn end_orphan(tx: &Tx, delivery: &LeasedDelivery) -> Result<()> {
+pub(super) async fn end_orphan(tx: &Tx, delivery: &LeasedDelivery) -> Result<()> {
     if let Some(extra) = delivery.extra_id {
         extra_attempt::delete(tx, extra).await?;
     }

@@ -2,7 +2,8 @@
 //!
 //! Who is who:
 //! - [`Dispatcher`]: the loop. It takes deliveries that arrive already leased with their commit, claims others that are due
-//!   ([`claim`]), and hands each with a permit to a task of its own.
+//!   ([`claim`]), and hands each with a permit to a task of its own. What endpoints without room keep waiting is taken from
+//!   their lanes ([`lanes`]).
 //! - [`attempt`]: one attempt: build the request, send it, read what it means.
 //! - [`settle`]: writes what came of attempts, many in one transaction. A permit comes back when its attempt is settled, so
 //!   that a database that lags stops the claims.
@@ -13,11 +14,13 @@
 mod attempt;
 mod claim;
 pub mod egress;
+mod lanes;
 pub mod request;
 pub mod retention;
 pub mod send;
 mod settle;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -26,11 +29,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::domain::breaker::Signal;
 use crate::domain::time::Micros;
 use crate::error::{Result, chain};
+use crate::store::config::PreparedWebhook;
 use crate::store::delivery::queue::{self, Look};
+use crate::store::endpoint::Slot;
 use crate::store::lease::{Handover, Job, Permit};
 use crate::store::{Store, delivery::LeasedDelivery};
+use lanes::Lanes;
 use send::Sender;
 use settle::Finished;
 
@@ -85,18 +92,43 @@ impl Dispatcher {
     }
 
     async fn work(&mut self, crew: &Crew, soft: &CancellationToken) {
-        let mut agenda = Agenda::new(&self.store);
+        let (mut agenda, mut lanes) = (Agenda::new(&self.store), Lanes::default());
         loop {
             tokio::select! {
                 biased;
                 () = soft.cancelled() => return,
                 Some(handover) = self.handovers.recv() => crew.take(handover).await,
-                look = agenda.is_time(&self.store) => {
+                work = next_work(&self.store, &mut agenda, &mut lanes) => {
                     let Some(permit) = first_permit(&self.store, &mut self.handovers, crew, soft).await else { return };
-                    agenda.next = crew.claim(permit, look).await;
+                    match work {
+                        Work::Queue(look) => {
+                            agenda.next = crew.claim(permit, look).await;
+                            if look == Look::Full {
+                                lanes.find(&self.store).await;
+                            }
+                        }
+                        Work::Lanes => lanes.claim(crew, permit).await,
+                    }
                 }
             }
         }
+    }
+}
+
+/// What to look at.
+enum Work {
+    /// The common queue.
+    Queue(Look),
+    /// The lanes that there is room for.
+    Lanes,
+}
+
+/// Returns when there is something to look at. Neither the queue nor the lanes keep the other one waiting: where it is
+/// time for both, chance decides.
+async fn next_work(store: &Store, agenda: &mut Agenda, lanes: &mut Lanes) -> Work {
+    tokio::select! {
+        look = agenda.is_time(store) => Work::Queue(look),
+        () = lanes.is_time(store) => Work::Lanes,
     }
 }
 
@@ -206,8 +238,14 @@ impl Crew {
     fn start(&self, job: Job) {
         let (store, sender, finished) = (self.store.clone(), self.sender.clone(), self.finished.clone());
         self.attempts.spawn(async move {
+            let mut job = job;
+            if !job.permit.turn().await {
+                return claim::put_in_lane(&store, &job).await;
+            }
             let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
-            let done = Finished { settlement, verdict, source: job.delivery.reference.source, _permit: job.permit };
+            let Job { delivery, mut permit, .. } = job;
+            permit.report(Signal::of(&settlement.attempt), store.clock().now(), store.entropy().jitter_unit());
+            let done = Finished { settlement, verdict, source: delivery.reference.source, _permit: permit };
             // The settler outlives all attempts, but for a hard stop; then the lease ends with this server.
             let _ = finished.send(done).await;
         });
@@ -215,17 +253,10 @@ impl Crew {
 
     /// Claims as many deliveries as there are permits, and starts them. Answers with when to look again.
     async fn claim(&self, first: Permit, look: Look) -> NextLook {
-        let mut permits = vec![first];
-        while permits.len() < MAX_CLAIM {
-            let Some(permit) = self.store.local().try_permit() else { break };
-            permits.push(permit);
-        }
-        let wanted = permits.len();
-        let next = match claim::claim(&self.store, wanted, look).await {
+        let permits = self.permits(first);
+        let next = match claim::claim(&self.store, permits.len(), look).await {
             Ok(claimed) => {
-                for ((delivery, webhook), permit) in claimed.ready.into_iter().zip(permits) {
-                    self.start(Job { permit: permit.hold(&delivery), delivery, webhook });
-                }
+                self.start_all(claimed.ready, permits);
                 match claimed.more {
                     Some(look) => Ok(NextLook::Now(look)),
                     None => self.next_due().await,
@@ -239,6 +270,24 @@ impl Crew {
         })
     }
 
+    /// As many permits as are free, but for what one claim takes.
+    fn permits(&self, first: Permit) -> Vec<Permit> {
+        let more = std::iter::from_fn(|| self.store.local().try_permit());
+        std::iter::once(first).chain(more.take(MAX_CLAIM - 1)).collect()
+    }
+
+    fn start_all(&self, ready: Vec<Ready>, permits: impl IntoIterator<Item = Permit>) {
+        for (ready, permit) in ready.into_iter().zip(permits) {
+            let Ready { delivery, webhook, slot } = ready;
+            let permit = permit.hold(&delivery);
+            let permit = match slot {
+                Some(slot) => permit.at(slot),
+                None => permit,
+            };
+            self.start(Job { permit, delivery, webhook });
+        }
+    }
+
     async fn next_due(&self) -> Result<NextLook> {
         Ok(NextLook::Due(queue::next_due(self.store.read(), self.store.clock().now()).await?))
     }
@@ -246,16 +295,21 @@ impl Crew {
     async fn reclaim(&self) -> Result<()> {
         let mut ready = claim::reclaim(&self.store).await?;
         while let Some(permit) = self.store.local().try_permit() {
-            let Some((delivery, webhook)) = ready.pop() else { return Ok(()) };
-            self.start(Job { permit: permit.hold(&delivery), delivery, webhook });
+            let Some(next) = ready.pop() else { return Ok(()) };
+            self.start_all(vec![next], [permit]);
         }
         // To wait for a permit here could be for ever: those that are taken may wait for this very loop.
         claim::give_back(&self.store, &ready).await
     }
 }
 
-/// A delivery that may be sent, and its webhook.
-type Ready = (LeasedDelivery, std::sync::Arc<crate::store::config::PreparedWebhook>);
+/// A delivery that may be sent.
+struct Ready {
+    delivery: LeasedDelivery,
+    webhook: Arc<PreparedWebhook>,
+    /// Its slot at the endpoint; a test has none.
+    slot: Option<Slot>,
+}
 
 #[cfg(test)]
 mod tests {

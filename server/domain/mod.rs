@@ -1,5 +1,6 @@
 //! The rules, without any outside: no database, no wire, no clock. Everything here is a function of its arguments.
 
+pub mod breaker;
 pub(crate) mod coded;
 pub mod contact;
 pub mod delivery;
@@ -8,6 +9,7 @@ pub mod example;
 pub mod field;
 pub mod header;
 pub mod outcome;
+pub mod rate;
 pub mod request;
 pub mod retry;
 pub mod signature;

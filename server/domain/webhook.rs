@@ -21,6 +21,10 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 pub const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
 /// The most secrets of a webhook that sign at the same time.
 pub const MAX_LIVE_SECRETS: usize = 5;
+/// How many requests of a webhook are in flight at a time when nothing is set.
+pub const DEFAULT_MAX_CONCURRENCY: u32 = 32;
+/// The slowest rate: one request in a thousand seconds.
+pub const MIN_RATE_LIMIT: f64 = 0.001;
 /// How long a webhook may fail without a success before it is disabled: 5 days.
 pub const MAX_FAILING: Duration = Duration::from_secs(5 * 24 * 60 * 60);
 
@@ -98,6 +102,19 @@ pub struct Definition {
     pub timeout: Duration,
     /// When failed attempts are repeated.
     pub schedule: Schedule,
+    /// How many requests are in flight at a time at most, on all servers together.
+    #[serde(default = "default_max_concurrency")]
+    pub max_concurrency: u32,
+    /// How many requests are sent per second at most, on all servers together; 0 for no limit.
+    #[serde(default)]
+    pub rate_limit: f64,
+    /// Whether the deliveries of a webhook event to one contact are sent one after the other, in the order of triggers.
+    #[serde(default)]
+    pub ordered: bool,
+}
+
+const fn default_max_concurrency() -> u32 {
+    DEFAULT_MAX_CONCURRENCY
 }
 
 /// A signing secret of a webhook.

@@ -73,7 +73,7 @@ pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
 
 async fn leased_delivery(tx: &Tx, id: DeliveryId) -> Result<Option<LeasedDelivery>> {
     let sql = "SELECT id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, due_us, \
-               snapshot, scheduled_count, causation_depth, traceparent, lease_token FROM deliveries \
+               snapshot, scheduled_count, causation_depth, traceparent, order_no, lease_token FROM deliveries \
                WHERE id = $1 AND snapshot IS NOT NULL";
     let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, [id.0.into()]);
     tx.db().query_one_raw(statement).await?.as_ref().map(leased_of).transpose()

@@ -69,7 +69,9 @@ impl Watchman {
 pub async fn beat(store: &Store, watchman: &mut Watchman, now: Instant) -> Result<()> {
     let server = store.local().server();
     store.write("heartbeat", |tx| async move { raise(&tx, server).await }).await?;
-    let dead = watchman.look(&others(store.read(), server).await?, now);
+    let others = others(store.read(), server).await?;
+    store.local().endpoints().set_servers(others.len() + 1);
+    let dead = watchman.look(&others, now);
     if dead.is_empty() {
         return Ok(());
     }
@@ -83,7 +85,9 @@ pub async fn beat(store: &Store, watchman: &mut Watchman, now: Instant) -> Resul
 ///
 /// The database's.
 pub async fn join(tx: &Tx, server: Uuid) -> Result<()> {
-    raise(tx, server).await
+    raise(tx, server).await?;
+    tx.store().local().endpoints().set_servers(others(tx.db(), server).await?.len() + 1);
+    Ok(())
 }
 
 /// Raises a server's heartbeat, also where its clock has stepped back. If others gave it up meanwhile it is announced

@@ -12,13 +12,24 @@ use uuid::Uuid;
 
 use super::config::PreparedWebhook;
 use super::delivery::LeasedDelivery;
+use super::endpoint::{Chain, Endpoints, Slot};
+use crate::domain::breaker::Signal;
+use crate::domain::time::Micros;
+use crate::ids::{WebhookId, WorkspaceId};
 
 /// The right to send one delivery. While it lives, what it was given for is known to be in flight here.
 #[derive(Debug)]
 pub struct Permit {
-    _semaphore: OwnedSemaphorePermit,
+    /// There but while its request waits for its turn.
+    semaphore: Option<OwnedSemaphorePermit>,
+    permits: Arc<Semaphore>,
     in_flight: InFlight,
     holds: Option<Uuid>,
+    /// What is to be told of the endpoint, and where.
+    slot: Option<Slot>,
+    endpoints: Arc<Endpoints>,
+    /// What may go on when this has ended.
+    chain: Option<(WebhookId, WorkspaceId, Chain)>,
     queue: mpsc::WeakUnboundedSender<Handover>,
 }
 
@@ -33,12 +44,54 @@ impl Permit {
         let id = delivery.extra_id.unwrap_or(delivery.id.0);
         *lock(&self.in_flight).entry(id).or_default() += 1;
         self.holds = Some(id);
+        let chain = (delivery.reference.webhook_event_id, delivery.reference.contact_id);
+        self.chain = delivery.order.map(|_| (delivery.webhook_id, delivery.workspace_id, chain));
         self
+    }
+
+    /// The permit with the slot of its endpoint that it is for.
+    #[must_use]
+    pub fn at(mut self, slot: Slot) -> Self {
+        self.slot = Some(slot);
+        self
+    }
+
+    /// Waits for the turn of the request at its endpoint, without keeping a sender from others. Answers with whether it has
+    /// come; if not, the delivery belongs in its lane.
+    pub async fn turn(&mut self) -> bool {
+        let Some(slot) = &mut self.slot else { return true };
+        let (semaphore, endpoints) = (&mut self.semaphore, &self.endpoints);
+        let idle = || {
+            drop(semaphore.take());
+            endpoints.note_permit();
+        };
+        if !slot.turn(idle).await {
+            return false;
+        }
+        if self.semaphore.is_none() {
+            self.semaphore = Arc::clone(&self.permits).acquire_owned().await.ok();
+        }
+        // None are given out any more when the dispatcher stops.
+        self.semaphore.is_some()
+    }
+
+    /// Gives the slot back: the request has been made. `jitter_unit` is -1.0 to 1.0.
+    pub fn report(&mut self, signal: Signal, now: Micros, jitter_unit: f64) {
+        if let Some(slot) = self.slot.take() {
+            slot.report(signal, now, jitter_unit);
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        // Before anybody is told, who would find them taken still.
+        drop(self.slot.take());
+        drop(self.semaphore.take());
+        match self.chain.take() {
+            Some((webhook, workspace, chain)) => self.endpoints.note_freed(webhook, workspace, chain),
+            None => self.endpoints.note_permit(),
+        }
         let Some(id) = self.holds else { return };
         let mut in_flight = lock(&self.in_flight);
         match in_flight.get_mut(&id) {
@@ -90,6 +143,7 @@ pub struct LocalDispatch {
     permits: Arc<Semaphore>,
     in_flight: InFlight,
     queue: mpsc::UnboundedSender<Handover>,
+    endpoints: Arc<Endpoints>,
 }
 
 impl LocalDispatch {
@@ -97,13 +151,26 @@ impl LocalDispatch {
     #[must_use]
     pub fn new(server: Uuid, permits: usize) -> (Self, mpsc::UnboundedReceiver<Handover>) {
         let (queue, receiver) = mpsc::unbounded_channel();
-        (Self { server, permits: Arc::new(Semaphore::new(permits)), in_flight: InFlight::default(), queue }, receiver)
+        let (semaphore, endpoints) = (Arc::new(Semaphore::new(permits)), Endpoints::new(permits));
+        (Self { server, permits: semaphore, in_flight: InFlight::default(), queue, endpoints }, receiver)
     }
 
     /// This server's incarnation, the owner of its leases.
     #[must_use]
     pub fn server(&self) -> Uuid {
         self.server
+    }
+
+    /// What the endpoints can take.
+    #[must_use]
+    pub fn endpoints(&self) -> &Arc<Endpoints> {
+        &self.endpoints
+    }
+
+    /// How many permits are free.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.permits.available_permits()
     }
 
     /// A permit, if one is free and the dispatcher takes work.
@@ -119,7 +186,18 @@ impl LocalDispatch {
 
     fn wrap(&self, semaphore: OwnedSemaphorePermit) -> Permit {
         let (in_flight, queue) = (Arc::clone(&self.in_flight), self.queue.downgrade());
-        Permit { _semaphore: semaphore, in_flight, holds: None, queue }
+        let endpoints = Arc::clone(&self.endpoints);
+        let permits = Arc::clone(&self.permits);
+        Permit {
+            semaphore: Some(semaphore),
+            permits,
+            in_flight,
+            holds: None,
+            slot: None,
+            endpoints,
+            chain: None,
+            queue,
+        }
     }
 
     /// The ids of all that is in flight here, and of what transactions that aren't committed yet have leased.

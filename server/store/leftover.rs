@@ -117,7 +117,7 @@ async fn step(tx: &Tx, workspace: WorkspaceId, leftover: Leftover) -> Result<boo
         Leftover::DeletedTag(tag) => Ok(is_short(contact_tag::remove_tag(tx, tag, STEP).await?)),
         Leftover::ResumedWebhook(webhook) => {
             // If it was paused again it holds what it holds.
-            Ok(!is_active(tx, webhook).await? || queue::unpark(tx, webhook, STEP).await?)
+            Ok(!is_active(tx, webhook).await? || queue::unpark(tx, workspace, webhook, STEP).await?)
         }
         Leftover::DeletedWebhook(webhook) => {
             let which = Which::Webhook(webhook, STEP);

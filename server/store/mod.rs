@@ -9,7 +9,7 @@
 //!   answered, nothing new goes out" true on every server. SQLite, with its one writer, has it by nature.
 //! - [`config::ConfigCache`]: what planning needs of a workspace, checked against its version in each transaction.
 //! - [`lease::LocalDispatch`]: permits of the dispatcher in this process, so that new deliveries can be inserted already
-//!   leased.
+//!   leased; and what each endpoint can take ([`endpoint::Endpoints`]).
 //!
 //! Each noun has a file; its functions take any connection for reads and a [`Tx`] for writes.
 
@@ -21,6 +21,7 @@ pub mod contact_tag;
 pub mod cooldown;
 pub mod delivery;
 pub mod deployment;
+pub mod endpoint;
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -43,6 +44,7 @@ pub mod wake;
 pub mod webhook;
 pub mod workspace;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,7 +57,7 @@ use crate::clock::{Clock, Entropy};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
-use crate::ids::{ContactId, WorkspaceId};
+use crate::ids::{ContactId, WebhookId, WorkspaceId};
 use crate::secrets::Sealer;
 use config::ConfigCache;
 use lease::{LocalDispatch, PendingJobs};
@@ -68,6 +70,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Advisory locks of PostgreSQL, all in one class of our own.
 const LOCK_CLASS: i32 = 0x7A60;
+/// Those of the chains of a webhook, in a class of their own.
+const LOCK_CLASS_CHAINS: i32 = 0x7A61;
 const LOCK_GATE: i32 = 1;
 const LOCK_OUTCOMES: i32 = 2;
 
@@ -223,6 +227,25 @@ struct Effects {
     is_work_due: bool,
     has_leftovers: bool,
     stale_configs: Vec<WorkspaceId>,
+    /// Webhooks whose lanes have got rows.
+    lanes: HashSet<(WebhookId, WorkspaceId)>,
+    /// Chains of ordered deliveries of which one has ended.
+    freed: Vec<(WebhookId, WorkspaceId, endpoint::Chain)>,
+}
+
+impl Effects {
+    /// Tells the dispatcher what there is to do in lanes.
+    fn tell_endpoints(&self, local: &LocalDispatch) {
+        for (webhook, workspace) in &self.lanes {
+            local.endpoints().note_rows(*webhook, *workspace);
+        }
+        for (webhook, workspace, chain) in &self.freed {
+            local.endpoints().note_freed(*webhook, *workspace, *chain);
+        }
+        for workspace in &self.stale_configs {
+            local.endpoints().note_changed(*workspace);
+        }
+    }
 }
 
 impl Tx {
@@ -308,8 +331,8 @@ impl TxShared {
     /// Appends the outcomes, commits, and does what follows a commit.
     async fn commit(self) -> Result<(), Failure> {
         let Self { db, store, now: _, effects } = self;
-        let effects = effects.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let outcomes = effects.outcomes;
+        let mut effects = effects.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = std::mem::take(&mut effects.outcomes);
         let has_outcomes = !outcomes.is_empty();
         // Last of all statements, after all row locks: the log's lock is held for the commit alone.
         let finished = async {
@@ -326,6 +349,7 @@ impl TxShared {
         let committed = db.commit().await;
         match committed {
             Ok(()) => {
+                effects.tell_endpoints(&store.0.local);
                 for workspace in effects.stale_configs {
                     store.0.configs.forget(workspace);
                 }
@@ -344,6 +368,7 @@ impl TxShared {
             }
             Err(error) if is_contention(&error) => Err(Failure::Contention(error)),
             Err(error) => {
+                effects.tell_endpoints(&store.0.local);
                 // It may have been committed. Deliveries that were leased by it must not be stranded then.
                 drop(effects.jobs);
                 store.0.local.lost_commit();

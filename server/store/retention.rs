@@ -88,7 +88,7 @@ pub async fn held_deliveries(store: &Store, keep: Duration) -> Result<usize> {
             let limit = tx.now().saturating_sub(keep);
             let sql = format!(
                 "SELECT d.id, d.workspace_id FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id \
-                 WHERE d.id < $1 AND d.state IN ({DEFERRED}, {WAITING}) AND d.parked = TRUE AND w.state = {} \
+                 WHERE d.id < $1 AND d.state IN ({DEFERRED}, {WAITING}) AND (d.parked = TRUE OR d.lane = 2) AND w.state = {} \
                  ORDER BY d.id LIMIT $2",
                 WebhookState::Disabled.code()
             );

@@ -17,6 +17,7 @@ mod crud;
 mod deletion;
 mod dispatch;
 mod egress;
+mod fairness;
 mod headers;
 mod hostile;
 mod keys;

@@ -192,6 +192,8 @@ fn value_breaches(kind: &str, rules: &DynamicMessage) -> Vec<(&'static str, Valu
         ("string", "min_len") => ("string.min_len", text(as_number(bound) - 1)),
         ("int32", "gte") => ("int32.gte", int(as_number(bound) - 1)),
         ("int32", "lte") => ("int32.lte", int(as_number(bound) + 1)),
+        ("double", "gte") => ("double.gte", Value::F64(as_real(bound) - 0.5)),
+        ("double", "lte") => ("double.lte", Value::F64(as_real(bound) + 0.5)),
         ("enum", "defined_only") => ("enum.defined_only", Value::EnumNumber(UNDEFINED)),
         ("enum", "not_in") => ("enum.not_in", Value::EnumNumber(0)),
         ("duration", "gte") => ("duration.gte", shifted(bound, -1)),
@@ -301,6 +303,10 @@ fn as_number(value: &Value) -> i64 {
         Value::I64(value) => *value,
         other => panic!("{other:?} is no number"),
     }
+}
+
+fn as_real(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value:?} is no real number"))
 }
 
 fn behaviors(field: &FieldDescriptor) -> Vec<i32> {

@@ -33,6 +33,9 @@ fn webhook(url: &str, headers: &[(&str, &str, bool)], secrets: &[&str]) -> Prepa
         headers: headers.iter().map(header).collect(),
         timeout: Duration::from_secs(7),
         schedule: Schedule::default(),
+        max_concurrency: 32,
+        rate_limit: 0.0,
+        ordered: false,
     };
     let webhook = Webhook {
         id: WebhookId(uuid::Uuid::nil()),

@@ -36,6 +36,9 @@ pub(super) fn to_pb(webhook: &Webhook, now: Micros) -> pb::Webhook {
         retry_policy: Some(pb::RetryPolicy {
             delays: definition.schedule.delays().iter().copied().map(duration).collect(),
         }),
+        max_concurrency: i32::try_from(definition.max_concurrency).unwrap_or(i32::MAX),
+        rate_limit: definition.rate_limit,
+        ordered: definition.ordered,
         create_time: Some(timestamp(webhook.created)),
         update_time: Some(timestamp(webhook.updated)),
         etag: etag_of(webhook.version),

@@ -30,7 +30,7 @@ use parse::{Surroundings, parse};
 use secret::{Rotation, schemes, sign_by};
 
 /// The fields that an update can name.
-const UPDATABLE: [&str; 12] = [
+const UPDATABLE: [&str; 15] = [
     "name",
     "url",
     "activation_tag_ids",
@@ -43,6 +43,9 @@ const UPDATABLE: [&str; 12] = [
     "timeout",
     "retry_policy",
     "signature_schemes",
+    "max_concurrency",
+    "rate_limit",
+    "ordered",
 ];
 
 #[tonic::async_trait]
@@ -289,6 +292,9 @@ fn is_set(webhook: &pb::Webhook, path: &str) -> bool {
         "headers" => !webhook.headers.is_empty(),
         "timeout" => webhook.timeout.is_some(),
         "signature_schemes" => !webhook.signature_schemes.is_empty(),
+        "max_concurrency" => webhook.max_concurrency != 0,
+        "rate_limit" => webhook.rate_limit != 0.0,
+        "ordered" => webhook.ordered,
         _ => webhook.retry_policy.is_some(),
     }
 }
@@ -309,6 +315,9 @@ fn merge(mut webhook: pb::Webhook, given: &pb::Webhook, paths: &[String]) -> pb:
             "timeout" => webhook.timeout = given.timeout,
             "retry_policy" => webhook.retry_policy.clone_from(&given.retry_policy),
             "signature_schemes" => webhook.signature_schemes.clone_from(&given.signature_schemes),
+            "max_concurrency" => webhook.max_concurrency = given.max_concurrency,
+            "rate_limit" => webhook.rate_limit = given.rate_limit,
+            "ordered" => webhook.ordered = given.ordered,
             _ => {}
         }
     }
@@ -397,6 +406,9 @@ mod tests {
             timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
             retry_policy: Some(pb::RetryPolicy::default()),
             signature_schemes: vec![pb::SignatureScheme::V1a.into()],
+            max_concurrency: 7,
+            rate_limit: 0.5,
+            ordered: true,
             ..pb::Webhook::default()
         };
         for path in UPDATABLE {

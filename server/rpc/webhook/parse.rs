@@ -15,7 +15,9 @@ use crate::domain::request::{
 use crate::domain::retry::{MIN_DELAY, Schedule, ScheduleError};
 use crate::domain::template::UrlTemplate;
 use crate::domain::time::Micros;
-use crate::domain::webhook::{CooldownPolicy, DEFAULT_COOLDOWN, DEFAULT_TIMEOUT, Definition};
+use crate::domain::webhook::{
+    CooldownPolicy, DEFAULT_COOLDOWN, DEFAULT_MAX_CONCURRENCY, DEFAULT_TIMEOUT, Definition, MIN_RATE_LIMIT,
+};
 use crate::error::{Result, Violations};
 use crate::ids::{TagId, TypedId, WebhookEventId};
 use crate::pb;
@@ -66,6 +68,12 @@ pub(super) fn parse(
         headers: parse_headers(&webhook.headers, around.current, bad),
         timeout: parse_duration("webhook.timeout", webhook.timeout, bad).map_or(DEFAULT_TIMEOUT, whole_micros),
         schedule: parse_schedule(webhook.retry_policy.as_ref(), bad),
+        max_concurrency: match u32::try_from(webhook.max_concurrency) {
+            Ok(count @ 1..) => count,
+            Ok(0) | Err(_) => DEFAULT_MAX_CONCURRENCY,
+        },
+        rate_limit: parse_rate_limit(webhook.rate_limit, bad),
+        ordered: webhook.ordered,
     };
     violations.finish()?;
     Ok(definition)
@@ -277,6 +285,14 @@ fn parse_schedule(policy: Option<&pb::RetryPolicy>, violations: &mut Violations)
         }
         Schedule::default()
     })
+}
+
+fn parse_rate_limit(rate_limit: f64, violations: &mut Violations) -> f64 {
+    if rate_limit != 0.0 && rate_limit < MIN_RATE_LIMIT {
+        violations.add_if_new("webhook.rate_limit", "RATE", "must be 0, for no limit, or 0.001 at least");
+    }
+    // Zero has a sign as well.
+    if rate_limit == 0.0 { 0.0 } else { rate_limit }
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
         "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5, \
          snapshot = CASE WHEN source = {deletion} THEN NULL ELSE snapshot END, erased = erased OR source = {deletion} \
          WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){only} \
-         RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids"
+         RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids, order_no"
     );
     let mut values: Vec<Value> =
         vec![id.into(), workspace.0.into(), state.code().into(), reason.code().into(), tx.now().0.into()];
@@ -61,6 +61,10 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
         tx.db().query_all_raw(Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values)).await?;
     for row in &rows {
         let reference = reference_of(row)?;
+        let webhook = WebhookId(row.try_get("", "webhook_id")?);
+        if row.try_get::<Option<i64>>("", "order_no")?.is_some() {
+            tx.note_freed(webhook, workspace, (reference.webhook_event_id, reference.contact_id));
+        }
         if reference.source == Source::ContactDeleted {
             erase_attempts(tx, &reference).await?;
         }
@@ -69,7 +73,7 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
             kind: if state == State::Skipped { Kind::Skipped } else { Kind::Cancelled },
             reason,
             recorded: tx.now(),
-            webhook_id: WebhookId(row.try_get("", "webhook_id")?),
+            webhook_id: webhook,
             delivery: Some(reference),
             attempt: None,
             next_attempt: None,

@@ -1,7 +1,8 @@
-//! Deliveries. [`queue`] inserts and leases them, [`settle`] writes what came of an attempt, [`end`] ends them early; this
+//! Deliveries. [`queue`] inserts and leases them, [`lane`] holds those whose endpoint has no room, [`settle`] writes what came of an attempt, [`end`] ends them early; this
 //! file reads them.
 
 pub mod end;
+pub mod lane;
 pub mod queue;
 pub mod settle;
 
@@ -25,7 +26,7 @@ pub(super) const WAITING: i16 = State::Waiting.code();
 /// A delivery and its webhook's state; a webhook that is gone has none.
 const SELECT: &str = "SELECT d.id, d.workspace_id, d.webhook_id, d.webhook_event_id, d.contact_id, d.source, d.state, d.reason, \
      d.tag_ids, d.trigger_us, d.due_us, d.snapshot, d.erased, d.attempt_count, d.coalesced_count, d.causation_depth, \
-     d.created_us, d.finished_us, CASE WHEN d.lease_owner IS NULL THEN 0 ELSE 1 END AS is_leased, w.state AS webhook_state \
+     d.created_us, d.finished_us, d.lane, CASE WHEN d.lease_owner IS NULL THEN 0 ELSE 1 END AS is_leased, w.state AS webhook_state \
      FROM deliveries d LEFT JOIN webhooks w ON w.id = d.webhook_id";
 
 /// Selects deliveries for which all given conditions hold.
@@ -144,7 +145,9 @@ fn delivery_of(row: &QueryResult) -> Result<Delivery> {
     let (attempts, coalesced): (i32, i32) = (row.try_get("", "attempt_count")?, row.try_get("", "coalesced_count")?);
     let is_leased: i32 = row.try_get("", "is_leased")?;
     let webhook_state: Option<i16> = row.try_get("", "webhook_state")?;
-    let is_held = webhook_state != Some(WebhookState::Active.code());
+    let lane: i16 = row.try_get("", "lane")?;
+    // What waits for its endpoint is sent when that has room: nobody knows when.
+    let is_held = webhook_state != Some(WebhookState::Active.code()) || i64::from(lane) != lane::COMMON;
     let state = match State::try_from(state).map_err(Error::internal)? {
         State::Waiting if is_leased == 1 => State::Sending,
         other => other,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{DEFERRED, WAITING, reference_of};
+use super::{DEFERRED, WAITING, lane, reference_of};
 use crate::domain::delivery::{Cause, Reason, Source, State};
 use crate::domain::outcome::DeliveryRef;
 use crate::domain::request::Snapshot;
@@ -46,6 +46,10 @@ pub struct NewDelivery {
     pub traceparent: Option<String>,
     /// Whether this server's dispatcher sends it without a claim.
     pub is_leased: bool,
+    /// Whether it waits in the lane of its endpoint.
+    pub is_in_lane: bool,
+    /// Its place in its chain; `None` where order doesn't count.
+    pub order: Option<i64>,
 }
 
 /// What a lease gives: all that an attempt needs beside the webhook.
@@ -73,6 +77,8 @@ pub struct LeasedDelivery {
     pub causation_depth: i16,
     /// The trace that the trigger belongs to.
     pub traceparent: Option<String>,
+    /// Its place in its chain; `None` where order doesn't count.
+    pub order: Option<i64>,
     /// Guards the settlement.
     pub lease_token: i64,
     /// Why the attempt is made.
@@ -211,7 +217,9 @@ fn rows(tx: &Tx, deliveries: &[NewDelivery]) -> (Bulk, String) {
         .int("causation_depth", each().map(|delivery| delivery.causation_depth.into()))
         .optional_uuid("cause_id", each().map(|delivery| delivery.cause_id))
         .optional_text("traceparent", each().map(|delivery| delivery.traceparent.clone()))
-        .optional_uuid("lease_owner", each().map(|delivery| delivery.is_leased.then_some(owner)));
+        .optional_uuid("lease_owner", each().map(|delivery| delivery.is_leased.then_some(owner)))
+        .int("lane", each().map(|delivery| if delivery.is_in_lane { lane::LANE } else { lane::COMMON }))
+        .optional_int("order_no", each().map(|delivery| delivery.order));
     let now = bulk.param(tx.now().0);
     (bulk, now)
 }
@@ -220,11 +228,11 @@ fn insert_sql(rows: &str, now: &str) -> String {
     format!(
         "INSERT INTO deliveries (id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, \
          trigger_us, due_us, snapshot, coalesced_count, causation_depth, cause_id, traceparent, lease_owner, lease_token, \
-         created_us, finished_us) \
+         created_us, finished_us, lane, order_no) \
          SELECT id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, trigger_us, due_us, \
          snapshot, coalesced_count, causation_depth, cause_id, traceparent, lease_owner, \
-         CASE WHEN lease_owner IS NULL THEN 0 ELSE {FIRST_TOKEN} END, {now}, CASE WHEN due_us IS NULL THEN {now} END \
-         FROM {rows} WHERE TRUE"
+         CASE WHEN lease_owner IS NULL THEN 0 ELSE {FIRST_TOKEN} END, {now}, CASE WHEN due_us IS NULL THEN {now} END, \
+         lane, order_no FROM {rows} WHERE TRUE"
     )
 }
 
@@ -261,8 +269,8 @@ impl Look {
 }
 
 /// The columns that make a [`LeasedDelivery`].
-const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, \
-     due_us, snapshot, scheduled_count, causation_depth, traceparent, lease_token";
+pub(super) const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, \
+     due_us, snapshot, scheduled_count, causation_depth, traceparent, order_no, lease_token";
 
 /// Leases up to `limit` due deliveries to this server: those that nobody holds, and those held by servers that are dead.
 /// The caller holds the gate and decides in the same transaction what to do with deliveries of webhooks that don't send.
@@ -274,8 +282,8 @@ const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id,
 pub async fn claim(tx: &Tx, limit: usize, look: Look) -> Result<Vec<LeasedDelivery>> {
     let backend = tx.db().get_database_backend();
     let due = format!(
-        "SELECT id FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND due_us <= $1 \
-         AND due_us >= $4 AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT $2"
+        "SELECT id FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND lane = 0 \
+         AND due_us <= $1 AND due_us >= $4 AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT $2"
     );
     // SQLite has one writer and no row locks.
     let chosen = match backend {
@@ -353,7 +361,7 @@ pub async fn give_back(tx: &Tx, ids: &[DeliveryId]) -> Result<()> {
     release(tx, ids, "parked = FALSE").await
 }
 
-async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
+pub(super) async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -375,14 +383,19 @@ async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
 /// # Errors
 ///
 /// The database's.
-pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
+pub async fn unpark(tx: &Tx, workspace: WorkspaceId, webhook: WebhookId, limit: i64) -> Result<bool> {
     let mut are_all = true;
-    for (table, live) in
-        [("deliveries", format!("AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", String::new())]
-    {
+    // Into the lane, since they may be many: others needn't wait until claims have come past them.
+    let lane = format!(
+        ", lane = CASE WHEN state = {WAITING} AND lane = {COMMON} THEN {LANE} ELSE lane END",
+        COMMON = lane::COMMON,
+        LANE = lane::LANE
+    );
+    let live = format!("AND state IN ({DEFERRED}, {WAITING})");
+    for (table, live, lane) in [("deliveries", live.as_str(), lane.as_str()), ("extra_attempts", "", "")] {
         // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
         let sql = format!(
-            "UPDATE {table} SET parked = FALSE, due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END \
+            "UPDATE {table} SET parked = FALSE{lane}, due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END \
              WHERE id IN (SELECT id FROM {table} WHERE webhook_id = $1 {live} AND parked = TRUE LIMIT $3)"
         );
         let values = [webhook.0.into(), tx.now().0.into(), limit.into()];
@@ -390,6 +403,7 @@ pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
         let unparked = tx.db().execute_raw(statement).await?.rows_affected();
         are_all &= i64::try_from(unparked).unwrap_or(i64::MAX) < limit;
     }
+    tx.note_lane(webhook, workspace);
     tx.announce_work();
     Ok(are_all)
 }
@@ -401,7 +415,7 @@ pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
 /// The database's.
 pub async fn next_due(db: &impl ConnectionTrait, now: Micros) -> Result<Option<Micros>> {
     let sql = format!(
-        "SELECT due_us FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND due_us >= $1 \
+        "SELECT due_us FROM deliveries WHERE state IN ({DEFERRED}, {WAITING}) AND parked = FALSE AND lane = 0 AND due_us >= $1 \
          AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY due_us LIMIT 1"
     );
     let values = [Look::Recent.floor(now).0.into()];
@@ -414,15 +428,19 @@ pub async fn next_due(db: &impl ConnectionTrait, now: Micros) -> Result<Option<M
 /// # Errors
 ///
 /// The database's.
-pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Arc<Snapshot>)]) -> Result<()> {
+pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Arc<Snapshot>, Option<i64>)]) -> Result<()> {
     if promoted.is_empty() {
         return Ok(());
     }
-    let snapshots = promoted.iter().map(|(_, snapshot)| serde_json::to_string(&**snapshot).unwrap_or_default());
-    let bulk = Bulk::new(tx.db()).uuid("chosen", promoted.iter().map(|(id, _)| id.0)).text("snapshot", snapshots);
+    let snapshots = promoted.iter().map(|(_, snapshot, _)| serde_json::to_string(&**snapshot).unwrap_or_default());
+    let bulk = Bulk::new(tx.db())
+        .uuid("chosen", promoted.iter().map(|(id, ..)| id.0))
+        .text("snapshot", snapshots)
+        .optional_int("order_no", promoted.iter().map(|(.., order)| *order));
     bulk.execute(tx.db(), |rows| {
         format!(
-            "UPDATE deliveries SET state = {WAITING}, reason = 0, snapshot = r.snapshot FROM {rows} WHERE deliveries.id = r.chosen"
+            "UPDATE deliveries SET state = {WAITING}, reason = 0, snapshot = r.snapshot, order_no = r.order_no FROM {rows} \
+             WHERE deliveries.id = r.chosen"
         )
     })
     .await?;
@@ -447,6 +465,7 @@ pub(in crate::store) fn leased_of(row: &QueryResult) -> Result<LeasedDelivery> {
         scheduled_count: u32::try_from(scheduled_count).unwrap_or(0),
         causation_depth: row.try_get("", "causation_depth")?,
         traceparent: row.try_get("", "traceparent")?,
+        order: row.try_get("", "order_no")?,
         lease_token: row.try_get("", "lease_token")?,
         cause: Cause::Scheduled,
         extra_id: None,
@@ -475,6 +494,7 @@ impl NewDelivery {
             scheduled_count: 0,
             causation_depth: self.causation_depth,
             traceparent: self.traceparent.clone(),
+            order: self.order,
             lease_token: FIRST_TOKEN,
             cause: Cause::Scheduled,
             extra_id: None,

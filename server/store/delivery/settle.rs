@@ -83,7 +83,7 @@ async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMa
             format!(
                 "UPDATE deliveries SET state = r.new_state, reason = r.new_reason, due_us = r.new_due_us, \
                  scheduled_count = scheduled_count + 1, attempt_count = attempt_count + 1, lease_owner = NULL, \
-                 finished_us = CASE WHEN r.new_due_us IS NULL THEN {now} END, \
+                 lane = 0, finished_us = CASE WHEN r.new_due_us IS NULL THEN {now} END, \
                  snapshot = CASE WHEN r.new_due_us IS NULL AND source = {contact_deleted} THEN NULL ELSE snapshot END, \
                  erased = erased OR (r.new_due_us IS NULL AND source = {contact_deleted}) \
                  FROM {rows} WHERE deliveries.id = r.settled_id AND deliveries.lease_owner = {owner} \
@@ -112,7 +112,7 @@ pub async fn put_off(tx: &Tx, settlement: &Settlement, until: Micros) -> Result<
         let sql = "DELETE FROM extra_attempts WHERE id = $1 AND lease_token = $2";
         return execute(tx, sql, vec![extra.into(), token.into()]).await;
     }
-    let sql = "UPDATE deliveries SET lease_owner = NULL, due_us = CASE WHEN due_us IS NULL THEN NULL ELSE $3 END \
+    let sql = "UPDATE deliveries SET lease_owner = NULL, lane = 0, due_us = CASE WHEN due_us IS NULL THEN NULL ELSE $3 END \
                WHERE id = $1 AND lease_token = $2";
     execute(tx, sql, vec![settlement.reference.id.0.into(), token.into(), until.0.into()]).await
 }

@@ -66,6 +66,9 @@ struct Shared {
     next: Mutex<VecDeque<Answer>>,
     usual: Mutex<Answer>,
     requests: AtomicUsize,
+    /// Requests that came and aren't answered yet, and the most there ever were.
+    open: AtomicUsize,
+    peak: AtomicUsize,
     connections: AtomicUsize,
     sender: mpsc::UnboundedSender<Received>,
 }
@@ -79,6 +82,8 @@ impl Receiver {
             next: Mutex::default(),
             usual: Mutex::new(Answer::ok()),
             requests: AtomicUsize::default(),
+            open: AtomicUsize::default(),
+            peak: AtomicUsize::default(),
             connections: AtomicUsize::default(),
             sender,
         });
@@ -124,6 +129,11 @@ impl Receiver {
     /// How many requests have come since the start.
     pub(crate) fn count(&self) -> usize {
         self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// The most requests that were unanswered at a time.
+    pub(crate) fn peak(&self) -> usize {
+        self.shared.peak.load(Ordering::SeqCst)
     }
 
     /// How many connections have come since the start.
@@ -300,8 +310,14 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         let next = shared.next.lock().unwrap().pop_front();
         let answer = next.unwrap_or_else(|| shared.usual.lock().unwrap().clone());
         shared.requests.fetch_add(1, Ordering::SeqCst);
+        shared.peak.fetch_max(shared.open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         // The test may have ended.
         let _ = shared.sender.send(received);
+        if let Some(gate) = &answer.gate {
+            gate.passed().await;
+        }
+        // Before the answer: whoever gets it may send the next request at once.
+        shared.open.fetch_sub(1, Ordering::SeqCst);
         if !write(&mut stream, answer).await {
             return;
         }
@@ -310,9 +326,6 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
 
 /// Answers. Whether the connection goes on.
 async fn write(stream: &mut TcpStream, answer: Answer) -> bool {
-    if let Some(gate) = answer.gate {
-        gate.passed().await;
-    }
     match answer.act {
         Act::Write(bytes) => stream.write_all(&bytes).await.is_ok(),
         Act::Drip { head, body, pause } => {

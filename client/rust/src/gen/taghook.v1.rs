@@ -1488,7 +1488,8 @@ pub struct Delivery {
     #[prost(message, optional, tag = "10")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
     /// next_attempt_time is when the next attempt is due, the end of the cooldown for a DEFERRED one.
-    /// Unset when none is due: final deliveries, and those that a paused or disabled webhook holds.
+    /// Unset when none is due: final deliveries, those that a paused or disabled webhook holds, and those
+    /// that wait until their endpoint has room, or until an earlier one of the same contact is final.
     #[prost(message, optional, tag = "11")]
     pub next_attempt_time: ::core::option::Option<::prost_types::Timestamp>,
     /// finish_time is when it became final; unset while it isn't. Deliveries are kept 90 days from then,
@@ -4154,6 +4155,23 @@ pub struct Webhook {
     /// update_time is when it was last changed.
     #[prost(message, optional, tag = "17")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// max_concurrency is how many of its requests are in flight at a time at most: 1 to 1,000. What finds
+    /// no room waits, without using up attempts. It holds for all servers together: each takes its equal
+    /// share, one at least. A server that is busy with others may give it less. Default: 32, filled in
+    /// when it is unset or 0.
+    #[prost(int32, tag = "19")]
+    pub max_concurrency: i32,
+    /// rate_limit is how many requests are sent per second at most: 0.001 to 10,000, on all servers
+    /// together, each with its equal share. After a quiet time as many as one second allows, one at least,
+    /// may come at once. Default: 0, which means no limit.
+    #[prost(double, tag = "20")]
+    pub rate_limit: f64,
+    /// ordered sends the deliveries of one webhook event to one contact one after the other, in the order
+    /// of their triggers: a later one waits until the earlier one is final, retries included. Those of
+    /// other contacts don't wait. A deferred trigger takes its place at the end of its window. RetryDelivery
+    /// and tests ask nobody. A change counts for triggers from now on. Default: false.
+    #[prost(bool, tag = "21")]
+    pub ordered: bool,
     /// etag changes with every change. Given in an update, the update is made only if it still matches.
     #[prost(string, tag = "18")]
     pub etag: ::prost::alloc::string::String,
@@ -4895,6 +4913,13 @@ pub mod webhook_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// WebhookService defines webhooks: which tags activate them, and which requests they send.
+    ///
+    /// The endpoint of a webhook is the origin (scheme, host and port) that its URL calls. One that is slow, or
+    /// down, holds up nobody else. When five requests in a row find nobody, or are answered 429, 502, 503 or 504,
+    /// its deliveries wait, without using up attempts: for 5 s, then 10 s, 20 s, 40 s and 60 s, jittered by 10 %.
+    /// After each wait one of them is sent, as an attempt like every other, and when it is answered the rest
+    /// follow. A Retry-After of a 429 or 503 makes all of them wait at once, 5 minutes at most. Each server finds
+    /// this out by itself. Another origin in `url` starts afresh.
     #[derive(Debug, Clone)]
     pub struct WebhookServiceClient<T> {
         inner: tonic::client::Grpc<T>,
