@@ -11,6 +11,7 @@ mod m0003_webhooks;
 mod m0004_deliveries;
 mod m0005_servers;
 mod m0006_leftovers;
+mod m0009_operations;
 mod schema;
 
 use sea_orm_migration::MigrationTrait;
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_deliveries::Migration),
             Box::new(m0005_servers::Migration),
             Box::new(m0006_leftovers::Migration),
+            Box::new(m0009_operations::Migration),
         ]
     }
 }

@@ -35,8 +35,10 @@ pub mod lease;
 pub mod leftover;
 pub mod open;
 pub mod outcome;
+pub mod replay;
 pub mod request;
 pub mod retention;
+pub mod stats;
 pub mod tag;
 pub mod wake;
 pub mod webhook;
@@ -54,7 +56,7 @@ use crate::clock::{Clock, Entropy};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
-use crate::ids::{ContactId, WorkspaceId};
+use crate::ids::{ContactId, ReplayId, WorkspaceId};
 use crate::secrets::Sealer;
 use config::ConfigCache;
 use lease::{LocalDispatch, PendingJobs};
@@ -211,6 +213,7 @@ struct TxShared {
 #[derive(Default)]
 struct Effects {
     outcomes: Vec<Outcome>,
+    replayed: Vec<(ReplayId, replay::Ended)>,
     erased: Vec<ContactId>,
     jobs: PendingJobs,
     is_work_due: bool,
@@ -245,6 +248,11 @@ impl Tx {
     /// Appends an outcome to the log, with the commit.
     pub fn report(&self, outcome: Outcome) {
         self.effects().outcomes.push(outcome);
+    }
+
+    /// Counts an attempt of a replay that has ended, with the commit.
+    fn count_replayed(&self, replay: ReplayId, ended: replay::Ended) {
+        self.effects().replayed.push((replay, ended));
     }
 
     /// Makes servers forget, after the commit, what they have in memory of a contact's outcomes.
@@ -300,13 +308,15 @@ impl TxShared {
 
     /// Appends the outcomes, commits, and does what follows a commit.
     async fn commit(self) -> Result<(), Failure> {
-        let Self { db, store, now: _, effects } = self;
+        let Self { db, store, now, effects } = self;
         let effects = effects.into_inner().unwrap_or_else(PoisonError::into_inner);
         let has_outcomes = !effects.outcomes.is_empty();
         // Last of all statements, after all row locks: the log's lock is held for the commit alone.
         let finished = async {
+            replay::count(&db, &effects.replayed, now).await?;
             if has_outcomes {
                 outcome::append(&db, &effects.outcomes).await?;
+                stats::add(&db, &effects.outcomes).await?;
             }
             wake::notify_servers(&db, has_outcomes, effects.is_work_due, &effects.erased).await?;
             Ok::<(), DbErr>(())

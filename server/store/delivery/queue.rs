@@ -10,9 +10,9 @@ use crate::domain::request::Snapshot;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookEventId, WebhookId, WorkspaceId};
-use crate::store::Tx;
 use crate::store::bulk::Bulk;
 use crate::store::outcome::tags_to_json;
+use crate::store::{Tx, replay};
 
 /// A delivery to insert.
 #[derive(Clone, Debug)]
@@ -349,8 +349,8 @@ async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts up to `limit` deliveries that a webhook held back into the queue, and as many attempts beside the schedule. Answers
-/// with whether these are all.
+/// Puts up to `limit` deliveries that a webhook held back into the queue, and as many attempts beside the schedule; those
+/// of replays are put back at their rate. Answers with whether these are all.
 ///
 /// # Errors
 ///
@@ -358,7 +358,7 @@ async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
 pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
     let mut are_all = true;
     for (table, live) in
-        [("deliveries", format!("AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", String::new())]
+        [("deliveries", format!("AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", "AND replay_id IS NULL".to_owned())]
     {
         // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
         let sql = format!(
@@ -370,6 +370,7 @@ pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
         let unparked = tx.db().execute_raw(statement).await?.rows_affected();
         are_all &= i64::try_from(unparked).unwrap_or(i64::MAX) < limit;
     }
+    replay::resumed(tx, webhook).await?;
     tx.announce_work();
     Ok(are_all)
 }
