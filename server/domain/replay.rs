@@ -251,8 +251,7 @@ mod tests {
         let contact = ReplayFilter { contact_ids: vec![ContactId(Uuid::from_u128(3))], ..any.clone() };
         check(&contact, |_| {}, true);
         check(&contact, |it| it.contact_id = ContactId(Uuid::from_u128(9)), false);
-        let window =
-            ReplayFilter { created_after: Some(NOW), created_before: Some(Micros(NOW.0 + 5)), ..any };
+        let window = ReplayFilter { created_after: Some(NOW), created_before: Some(Micros(NOW.0 + 5)), ..any };
         check(&window, |_| {}, true);
         check(&window, |it| it.created = Micros(NOW.0 - 1), false);
         check(&window, |it| it.created = Micros(NOW.0 + 5), false);

@@ -283,8 +283,7 @@ mod tests {
         check(&outcome(Source::Api, Kind::AttemptFailed, Some(Cause::Scheduled)), 1, 0, 1);
         check(&outcome(Source::Tag, Kind::Suppressed, None), 0, 0, 1);
         check(&outcome(Source::Test, Kind::Delivered, Some(Cause::Scheduled)), 0, 0, 0);
-        let of_webhook =
-            Outcome { delivery: None, ..outcome(Source::Tag, Kind::WebhookPaused, None) };
+        let of_webhook = Outcome { delivery: None, ..outcome(Source::Tag, Kind::WebhookPaused, None) };
         check(&of_webhook, 0, 0, 0);
     }
 }

@@ -186,6 +186,8 @@ async fn cancel(tx: &Tx, workspace: WorkspaceId, id: DeliveryId) -> Result<Deliv
     if ended == 0 {
         return Err(Error::WrongState { resource: "delivery", state: delivery.state.as_str(), hint: "it is final" });
     }
+    // Neither the schedule nor what was asked for beside it follows.
+    store::extra_attempt::forget_delivery(tx, id).await?;
     Ok(delivery)
 }
 

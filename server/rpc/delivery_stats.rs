@@ -14,8 +14,8 @@ use crate::domain::time::Micros;
 use crate::error::{Result, Violations};
 use crate::ids::WebhookId;
 use crate::pb;
-use crate::store::stats::{Backlog, Subject};
 use crate::store;
+use crate::store::stats::{Backlog, Subject};
 
 /// The window if nothing else is said.
 const DEFAULT_WINDOW: Duration = Duration::from_hours(24);
@@ -91,7 +91,8 @@ impl Window {
 
     /// How many parts there are; the last one may be shorter.
     fn count(&self) -> i64 {
-        (self.end.0 - self.start.0).max(0).div_euclid(self.part_us()) + i64::from((self.end.0 - self.start.0) % self.part_us() != 0)
+        (self.end.0 - self.start.0).max(0).div_euclid(self.part_us())
+            + i64::from((self.end.0 - self.start.0) % self.part_us() != 0)
     }
 }
 

@@ -60,10 +60,7 @@ pub(super) async fn list(
     let db = services.store.read();
     let replays = store::replay::list(db, call.workspace()?, page.after().copied(), page.limit()).await?;
     let (replays, next_page_token) = page.cut(replays, |replay| replay.id);
-    Ok(Response::new(pb::ListReplaysResponse {
-        replays: replays.into_iter().map(to_pb).collect(),
-        next_page_token,
-    }))
+    Ok(Response::new(pb::ListReplaysResponse { replays: replays.into_iter().map(to_pb).collect(), next_page_token }))
 }
 
 pub(super) async fn cancel(

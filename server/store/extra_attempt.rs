@@ -272,6 +272,15 @@ pub async fn park(tx: &Tx, ids: &[Uuid]) -> Result<()> {
     Ok(())
 }
 
+/// Drops the attempts that wait for a delivery; those in flight end by themselves.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn forget_delivery(tx: &Tx, delivery: DeliveryId) -> Result<()> {
+    remove(tx, &format!("delivery_id = $1 AND {FREE}"), vec![delivery.0.into()], Ended::Dropped).await.map(drop)
+}
+
 /// Drops the attempts of a contact's deliveries, but of those that its deletion sets off. One in flight is left to its
 /// settlement.
 ///

@@ -135,9 +135,7 @@ pub async fn list(
     before: Option<ReplayId>,
     limit: u64,
 ) -> Result<Vec<Replay>> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM replays WHERE workspace_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3"
-    );
+    let sql = format!("SELECT {COLUMNS} FROM replays WHERE workspace_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
     let before = before.map_or(Uuid::max(), |id| id.0);
     let values = vec![workspace.0.into(), before.into(), limit.into()];
     let rows = db.query_all_raw(Statement::from_sql_and_values(db.get_database_backend(), &sql, values)).await?;
@@ -268,9 +266,8 @@ async fn take(tx: &Tx, id: ReplayId) -> Result<Option<Taken>> {
         DbBackend::Postgres => "FOR UPDATE",
         _ => "",
     };
-    let sql = format!(
-        "SELECT {COLUMNS}, cursor_id, is_walked, paid_us FROM replays WHERE id = $1 AND next_us <= $2 {lock}"
-    );
+    let sql =
+        format!("SELECT {COLUMNS}, cursor_id, is_walked, paid_us FROM replays WHERE id = $1 AND next_us <= $2 {lock}");
     let Some(row) = one(tx.db(), &sql, vec![id.0.into(), tx.now().0.into()]).await? else { return Ok(None) };
     let replay = replay_of(&row)?;
     Ok(Some(Taken {
@@ -356,8 +353,7 @@ async fn page(tx: &Tx, replay: &Replay, cursor: Uuid, limit: u32) -> Result<Vec<
          CASE WHEN snapshot IS NULL THEN 0 ELSE 1 END AS has_values FROM deliveries \
          WHERE {column} = $1 AND workspace_id = $2 AND id > $3 AND id < $4 ORDER BY id LIMIT $5"
     );
-    let values =
-        vec![scope.into(), replay.workspace_id.0.into(), cursor.into(), end.into(), i64::from(limit).into()];
+    let values = vec![scope.into(), replay.workspace_id.0.into(), cursor.into(), end.into(), i64::from(limit).into()];
     let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
     Ok(tx.db().query_all_raw(statement).await?)
 }

@@ -38,7 +38,7 @@ pub struct Backlog {
     pub later: i64,
     /// Put aside since the webhook doesn't send.
     pub held: i64,
-    /// Whether there is more than was counted.
+    /// Whether the counting has ended early: there may be more.
     pub is_capped: bool,
     /// Since when the one that is due longest has been.
     pub oldest_due: Option<Micros>,
@@ -132,7 +132,7 @@ pub async fn backlog(db: &impl ConnectionTrait, subject: Subject, now: Micros) -
          MIN(CASE WHEN parked = FALSE AND due_us <= $2 THEN due_us END) AS oldest_us \
          FROM (SELECT d.parked, d.due_us FROM {from} AND d.state IN ({DEFERRED}, {WAITING}) LIMIT $3) AS live"
     );
-    let values: Vec<Value> = vec![id.into(), now.0.into(), (MAX_BACKLOG + 1).into()];
+    let values: Vec<Value> = vec![id.into(), now.0.into(), MAX_BACKLOG.into()];
     let row = db.query_one_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await?;
     let Some(row) = row else { return Ok(Backlog::default()) };
     let oldest: Option<i64> = row.try_get("", "oldest_us")?;
@@ -140,7 +140,7 @@ pub async fn backlog(db: &impl ConnectionTrait, subject: Subject, now: Micros) -
         due: row.try_get("", "due")?,
         later: row.try_get("", "later")?,
         held: row.try_get("", "held")?,
-        is_capped: row.try_get::<i64>("", "counted")? > MAX_BACKLOG,
+        is_capped: row.try_get::<i64>("", "counted")? >= MAX_BACKLOG,
         oldest_due: oldest.map(Micros),
     })
 }

@@ -357,9 +357,10 @@ async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()> {
 /// The database's.
 pub async fn unpark(tx: &Tx, webhook: WebhookId, limit: i64) -> Result<bool> {
     let mut are_all = true;
-    for (table, live) in
-        [("deliveries", format!("AND state IN ({DEFERRED}, {WAITING})")), ("extra_attempts", "AND replay_id IS NULL".to_owned())]
-    {
+    for (table, live) in [
+        ("deliveries", format!("AND state IN ({DEFERRED}, {WAITING})")),
+        ("extra_attempts", "AND replay_id IS NULL".to_owned()),
+    ] {
         // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
         let sql = format!(
             "UPDATE {table} SET parked = FALSE, due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END \

@@ -1307,8 +1307,8 @@ pub mod delivery_stats {
         /// become due; until then they count as the others do.
         #[prost(int64, tag = "3")]
         pub held_count: i64,
-        /// is_capped says that there is more than this: counting ends at 10,000 deliveries, and
-        /// oldest_due_time is that of those that were counted.
+        /// is_capped says that there may be more: counting ends at 10,000 deliveries, and oldest_due_time is
+        /// that of those that were counted.
         #[prost(bool, tag = "4")]
         pub is_capped: bool,
         /// oldest_due_time is since when the delivery that is due longest has been; unset when none is.
@@ -2948,8 +2948,9 @@ pub mod delivery_service_client {
                 .insert(GrpcMethod::new("taghook.v1.DeliveryService", "RetryDelivery"));
             self.inner.unary(req, path, codec).await
         }
-        /// CancelDelivery ends a delivery that waits or is deferred. An attempt in flight is recorded, but
-        /// not followed by another; if it succeeds, the delivery is DELIVERED after all, since it was.
+        /// CancelDelivery ends a delivery that waits or is deferred, and drops what RetryDelivery or a replay has
+        /// asked for and wasn't begun. An attempt in flight is recorded, but not followed by another; if it succeeds, the delivery
+        /// is DELIVERED after all, since it was.
         /// FAILED_PRECONDITION (WRONG_STATE) for final ones.
         pub async fn cancel_delivery(
             &mut self,
