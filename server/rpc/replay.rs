@@ -35,7 +35,7 @@ pub(super) async fn create(
     };
     let again = |tx, answer| again(tx, workspace, answer);
     let replay = store.write_once("create_replay", key.as_ref(), make, again).await?;
-    Ok(Response::new(to_pb(replay)))
+    Ok(Response::new(to_pb(&replay)))
 }
 
 pub(super) async fn get(
@@ -46,7 +46,7 @@ pub(super) async fn get(
     let id = call.id("id", &call.message.id.clone());
     let id = call.finish_with(id)?;
     let replay = store::replay::get(services.store.read(), call.workspace()?, id).await?;
-    Ok(Response::new(to_pb(replay)))
+    Ok(Response::new(to_pb(&replay)))
 }
 
 pub(super) async fn list(
@@ -60,7 +60,7 @@ pub(super) async fn list(
     let db = services.store.read();
     let replays = store::replay::list(db, call.workspace()?, page.after().copied(), page.limit()).await?;
     let (replays, next_page_token) = page.cut(replays, |replay| replay.id);
-    Ok(Response::new(pb::ListReplaysResponse { replays: replays.into_iter().map(to_pb).collect(), next_page_token }))
+    Ok(Response::new(pb::ListReplaysResponse { replays: replays.iter().map(to_pb).collect(), next_page_token }))
 }
 
 pub(super) async fn cancel(
@@ -77,7 +77,7 @@ pub(super) async fn cancel(
     };
     let again = |tx, answer| again(tx, workspace, answer);
     let replay = services.store.write_once("cancel_replay", key.as_ref(), make, again).await?;
-    Ok(Response::new(to_pb(replay)))
+    Ok(Response::new(to_pb(&replay)))
 }
 
 async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Replay> {
@@ -112,7 +112,7 @@ fn parse_filter(filter: &pb::ReplayFilter, violations: &mut Violations) -> Repla
 }
 
 /// A replay on the wire; with the states that are selected, also where the caller didn't say.
-fn to_pb(replay: Replay) -> pb::Replay {
+fn to_pb(replay: &Replay) -> pb::Replay {
     let states: &[State] = if replay.filter.states.is_empty() { &DEFAULT_STATES } else { &replay.filter.states };
     let counts = &replay.counts;
     pb::Replay {
