@@ -108,6 +108,8 @@ typed_ids! {
     EventId = "evt", "event";
     /// Names a delivery; the `webhook-id` header.
     DeliveryId = "dlv", "delivery";
+    /// Names a replay of deliveries.
+    ReplayId = "rpl", "replay";
 }
 
 fn write_id(f: &mut fmt::Formatter<'_>, prefix: &str, uuid: Uuid) -> fmt::Result {

@@ -15,7 +15,7 @@ use crate::clock::{Clock, Entropy};
 use crate::config::Config;
 use crate::dispatch::egress::{Egress, EgressPolicy, PortSetError};
 use crate::dispatch::send::{BuildError, Sender, SenderSettings};
-use crate::dispatch::{Dispatcher, retention};
+use crate::dispatch::{Dispatcher, replay, retention};
 use crate::error::{Error, chain};
 use crate::first_start::{self, KeyFileError};
 use crate::lifecycle::{Forced, Lifecycle, Signals, TaskDied};
@@ -147,6 +147,7 @@ impl Server {
         lifecycle.spawn("outcomes", outcomes.follow());
         let dispatcher = Dispatcher::new(store.clone(), sender, handovers);
         lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard.clone()));
+        lifecycle.spawn("replay", replay::run(store.clone(), stop.soft.clone()));
         lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
         lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
         lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));

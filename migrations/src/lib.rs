@@ -13,6 +13,7 @@ mod m0005_servers;
 mod m0006_leftovers;
 mod m0007_lanes;
 mod m0008_secrets;
+mod m0009_operations;
 mod schema;
 
 use sea_orm_migration::MigrationTrait;
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_leftovers::Migration),
             Box::new(m0007_lanes::Migration),
             Box::new(m0008_secrets::Migration),
+            Box::new(m0009_operations::Migration),
         ]
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.bound("retention.attempts_days", retention.attempts_days, &(1..=3_650));
     found.bound("retention.deliveries_days", retention.deliveries_days, &(1..=3_650));
     found.bound("retention.cooldowns_days", retention.cooldowns_days, &(30..=3_650));
+    found.bound("retention.stats_days", retention.stats_days, &(1..=3_650));
     if retention.deliveries_days < retention.attempts_days {
         found.add("retention.deliveries_days", "must not be less than retention.attempts_days".to_owned());
     }

@@ -162,6 +162,8 @@ pub struct Retention {
     pub deliveries_days: u32,
     /// When a webhook last fired for a contact: 30 to 3,650 days; the longest cooldown is 30. Default: 30.
     pub cooldowns_days: u32,
+    /// Counts for GetDeliveryStats: 1 to 3,650 days. Default: 90.
+    pub stats_days: u32,
 }
 
 /// Stopping.
@@ -255,6 +257,7 @@ impl Retention {
             attempts: days(self.attempts_days),
             deliveries: days(self.deliveries_days),
             cooldowns: days(self.cooldowns_days),
+            stats: days(self.stats_days),
         }
     }
 }
@@ -325,7 +328,7 @@ impl Default for Dispatch {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { attempts_days: 30, deliveries_days: 90, cooldowns_days: 30 }
+        Self { attempts_days: 30, deliveries_days: 90, cooldowns_days: 30, stats_days: 90 }
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`attempt`]: one attempt: build the request, send it, read what it means.
 //! - [`settle`]: writes what came of attempts, many in one transaction. A permit comes back when its attempt is settled, so
 //!   that a database that lags stops the claims.
+//! - [`replay`]: the steps of replays. [`retention`]: what is old goes.
 //! - [`request`]: the bytes of a request. [`send`]: the HTTP client. [`egress`]: where it may connect to.
 //!
 //! A wake-up carries no data and may be missed: the poll is the truth. The database alone says who sends what.
@@ -15,6 +16,7 @@ mod attempt;
 mod claim;
 pub mod egress;
 mod lanes;
+pub mod replay;
 pub mod request;
 pub mod retention;
 pub mod send;

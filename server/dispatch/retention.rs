@@ -25,6 +25,8 @@ pub struct RetentionSettings {
     pub deliveries: Duration,
     /// Cooldowns, from the last trigger.
     pub cooldowns: Duration,
+    /// Counts of what happened.
+    pub stats: Duration,
 }
 
 /// Removes old rows, and does what changes have left, until it is stopped. Any server may do it, several at once too.
@@ -72,6 +74,9 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
         tokio::time::sleep(BREATH).await;
     }
     repeat(|| retention::held_deliveries(store, settings.deliveries)).await?;
+    repeat(|| retention::held_attempts(store, settings.deliveries)).await?;
+    repeat(|| retention::replays(store, settings.deliveries)).await?;
+    repeat(|| retention::stats(store, settings.stats)).await?;
     repeat(|| retention::requests(store)).await?;
     repeat(|| retention::secrets(store)).await?;
     repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await?;

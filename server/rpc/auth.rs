@@ -83,6 +83,11 @@ const METHODS: &[(&str, Access)] = &[
     ("/taghook.v1.DeliveryService/ListAttempts", READ),
     ("/taghook.v1.DeliveryService/RetryDelivery", WRITE),
     ("/taghook.v1.DeliveryService/CancelDelivery", WRITE),
+    ("/taghook.v1.DeliveryService/CreateReplay", WRITE),
+    ("/taghook.v1.DeliveryService/GetReplay", READ),
+    ("/taghook.v1.DeliveryService/ListReplays", READ),
+    ("/taghook.v1.DeliveryService/CancelReplay", WRITE),
+    ("/taghook.v1.DeliveryService/GetDeliveryStats", READ),
     ("/taghook.v1.DeliveryService/StreamOutcomes", READ),
 ];
 

@@ -1,4 +1,4 @@
-//! DeliveryService.
+//! DeliveryService. Its replays and its figures have files of their own.
 
 use std::pin::Pin;
 
@@ -10,6 +10,7 @@ use super::Services;
 use super::call::Call;
 use super::convert::{code, duration, parse_time, texts, timestamp};
 use super::page::Page;
+use super::{delivery_stats, replay};
 use crate::domain::delivery::{Attempt, Cause, Delivery, Reason, Source, State};
 use crate::domain::outcome::{Kind, Outcome};
 use crate::domain::request::Method;
@@ -106,6 +107,32 @@ impl pb::delivery_service_server::DeliveryService for Services {
         Ok(Response::new(to_pb(delivery)))
     }
 
+    async fn create_replay(&self, request: Request<pb::CreateReplayRequest>) -> Result<Response<pb::Replay>, Status> {
+        replay::create(self, request).await
+    }
+
+    async fn get_replay(&self, request: Request<pb::GetReplayRequest>) -> Result<Response<pb::Replay>, Status> {
+        replay::get(self, request).await
+    }
+
+    async fn list_replays(
+        &self,
+        request: Request<pb::ListReplaysRequest>,
+    ) -> Result<Response<pb::ListReplaysResponse>, Status> {
+        replay::list(self, request).await
+    }
+
+    async fn cancel_replay(&self, request: Request<pb::CancelReplayRequest>) -> Result<Response<pb::Replay>, Status> {
+        replay::cancel(self, request).await
+    }
+
+    async fn get_delivery_stats(
+        &self,
+        request: Request<pb::GetDeliveryStatsRequest>,
+    ) -> Result<Response<pb::DeliveryStats>, Status> {
+        delivery_stats::get(self, request).await
+    }
+
     async fn stream_outcomes(
         &self,
         request: Request<pb::StreamOutcomesRequest>,
@@ -159,6 +186,8 @@ async fn cancel(tx: &Tx, workspace: WorkspaceId, id: DeliveryId) -> Result<Deliv
     if ended == 0 {
         return Err(Error::WrongState { resource: "delivery", state: delivery.state.as_str(), hint: "it is final" });
     }
+    // Neither the schedule nor what was asked for beside it follows.
+    store::extra_attempt::forget_delivery(tx, id).await?;
     Ok(delivery)
 }
 

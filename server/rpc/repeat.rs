@@ -51,4 +51,6 @@ repeatable! {
     RecordEventRequest = "EventService/RecordEvent";
     RetryDeliveryRequest = "DeliveryService/RetryDelivery";
     CancelDeliveryRequest = "DeliveryService/CancelDelivery";
+    CreateReplayRequest = "DeliveryService/CreateReplay";
+    CancelReplayRequest = "DeliveryService/CancelReplay";
 }

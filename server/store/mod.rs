@@ -36,9 +36,11 @@ pub mod lease;
 pub mod leftover;
 pub mod open;
 pub mod outcome;
+pub mod replay;
 pub mod request;
 pub mod reseal;
 pub mod retention;
+pub mod stats;
 pub mod tag;
 pub mod wake;
 pub mod webhook;
@@ -57,7 +59,7 @@ use crate::clock::{Clock, Entropy};
 use crate::domain::outcome::Outcome;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
-use crate::ids::{ContactId, WebhookId, WorkspaceId};
+use crate::ids::{ContactId, ReplayId, WebhookId, WorkspaceId};
 use crate::secrets::Sealer;
 use config::ConfigCache;
 use lease::{LocalDispatch, PendingJobs};
@@ -222,6 +224,7 @@ struct TxShared {
 #[derive(Default)]
 struct Effects {
     outcomes: Vec<Outcome>,
+    replayed: Vec<(ReplayId, replay::Ended)>,
     erased: Vec<ContactId>,
     jobs: PendingJobs,
     is_work_due: bool,
@@ -277,6 +280,11 @@ impl Tx {
         self.effects().outcomes.push(outcome);
     }
 
+    /// Counts an attempt of a replay that has ended, with the commit.
+    fn count_replayed(&self, replay: ReplayId, ended: replay::Ended) {
+        self.effects().replayed.push((replay, ended));
+    }
+
     /// Makes servers forget, after the commit, what they have in memory of a contact's outcomes.
     fn forget_outcomes_of(&self, contact: ContactId) {
         self.effects().erased.push(contact);
@@ -330,14 +338,17 @@ impl TxShared {
 
     /// Appends the outcomes, commits, and does what follows a commit.
     async fn commit(self) -> Result<(), Failure> {
-        let Self { db, store, now: _, effects } = self;
+        let Self { db, store, now, effects } = self;
         let mut effects = effects.into_inner().unwrap_or_else(PoisonError::into_inner);
         let outcomes = std::mem::take(&mut effects.outcomes);
         let has_outcomes = !outcomes.is_empty();
+        let counts = stats::Counts::of(&outcomes);
         // Last of all statements, after all row locks: the log's lock is held for the commit alone.
         let finished = async {
+            replay::count(&db, &effects.replayed, now).await?;
             if has_outcomes {
                 outcome::append(&db, outcomes).await?;
+                counts.add(&db).await?;
             }
             wake::notify_servers(&db, has_outcomes, effects.is_work_due, &effects.erased).await?;
             Ok::<(), DbErr>(())

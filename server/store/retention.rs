@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::delivery::end::{self, Which};
 use super::delivery::{DEFERRED, WAITING};
-use super::{Store, Tx, deployment, request, webhook};
+use super::{Store, Tx, deployment, extra_attempt, request, webhook};
 use crate::domain::delivery::{Reason, State};
+use crate::domain::stats::bucket_of;
 use crate::domain::time::Micros;
 use crate::domain::webhook::WebhookState;
 use crate::error::Result;
@@ -65,7 +66,9 @@ pub async fn deliveries(store: &Store, keep: Duration, from: Walk) -> Result<(us
     store
         .write("retain_deliveries", |tx| async move {
             let limit = tx.now().saturating_sub(keep);
-            let sql = "SELECT id FROM deliveries WHERE id > $1 AND id < $2 AND finished_us < $3 ORDER BY id LIMIT $4";
+            // One that an attempt is owed for stays until it was made.
+            let sql = "SELECT id FROM deliveries WHERE id > $1 AND id < $2 AND finished_us < $3 AND NOT EXISTS \
+                       (SELECT 1 FROM extra_attempts e WHERE e.delivery_id = deliveries.id) ORDER BY id LIMIT $4";
             let values = vec![from.first.into(), first_id_of(limit).into(), limit.0.into(), step()];
             let ids = ids_of(&rows(&tx, sql, values).await?, "id")?;
             for id in &ids {
@@ -99,6 +102,57 @@ pub async fn held_deliveries(store: &Store, keep: Duration) -> Result<usize> {
                 end::end(&tx, WorkspaceId(workspace), which, State::Cancelled, Reason::Retention).await?;
             }
             Ok(held.len())
+        })
+        .await
+}
+
+/// Drops attempts beside the schedule, asked for longer ago than `keep`, that a disabled webhook holds. Answers with how
+/// many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn held_attempts(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_held_attempts", |tx| async move {
+            let before = first_id_of(tx.now().saturating_sub(keep));
+            let dropped = extra_attempt::forget_held(&tx, before, i64::try_from(STEP).unwrap_or(i64::MAX)).await?;
+            Ok(usize::try_from(dropped).unwrap_or(usize::MAX))
+        })
+        .await
+}
+
+/// Removes replays that were finished longer ago than `keep`. Answers with how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn replays(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_replays", |tx| async move {
+            let limit = tx.now().saturating_sub(keep);
+            // One that was cancelled has something to do until all that it owed is counted.
+            let sql = "DELETE FROM replays WHERE id IN (SELECT id FROM replays WHERE id < $1 AND finished_us < $2 \
+                       AND next_us IS NULL ORDER BY id LIMIT $3)";
+            execute(&tx, sql, vec![first_id_of(limit).into(), limit.0.into(), step()]).await
+        })
+        .await
+}
+
+/// Removes counts of what happened longer ago than `keep`. Answers with how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn stats(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_stats", |tx| async move {
+            let sql = "DELETE FROM delivery_stats WHERE (workspace_id, webhook_id, bucket_us, metric) IN \
+                       (SELECT workspace_id, webhook_id, bucket_us, metric FROM delivery_stats WHERE bucket_us < $1 \
+                       ORDER BY bucket_us LIMIT $2)";
+            // A bucket is old when its end is.
+            let limit = bucket_of(tx.now().saturating_sub(keep));
+            execute(&tx, sql, vec![limit.0.into(), step()]).await
         })
         .await
 }
@@ -147,8 +201,10 @@ pub async fn requests(store: &Store) -> Result<usize> {
 }
 
 /// The tables that hold a workspace's rows, and their keys; those of the most rows first.
-const TENANT_TABLES: [(&str, &str); 14] = [
+const TENANT_TABLES: [(&str, &str); 16] = [
     ("outcomes", "seq"),
+    ("delivery_stats", "workspace_id, webhook_id, bucket_us, metric"),
+    ("replays", "id"),
     ("extra_attempts", "id"),
     ("deliveries", "id"),
     ("events", "id"),
@@ -204,7 +260,7 @@ pub async fn deleted_workspaces(store: &Store) -> Result<usize> {
 }
 
 /// The smallest id that could have been made at a time: ids sort by it.
-fn first_id_of(time: Micros) -> Uuid {
+pub(super) fn first_id_of(time: Micros) -> Uuid {
     let ms = u64::try_from(time.0 / 1_000).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(ms, &[0; 10]).into_uuid()
 }

@@ -20,11 +20,21 @@ struct Theirs {
     delivery: String,
     field: String,
     event: String,
+    replay: String,
 }
 
 impl Theirs {
-    fn all(&self) -> [&str; 7] {
-        [&self.contact, &self.tag, &self.webhook, &self.webhook_event, &self.delivery, &self.field, &self.event]
+    fn all(&self) -> [&str; 8] {
+        [
+            &self.contact,
+            &self.tag,
+            &self.webhook,
+            &self.webhook_event,
+            &self.delivery,
+            &self.field,
+            &self.event,
+            &self.replay,
+        ]
     }
 
     /// The id that a field of this name, in a message of this name, stands for.
@@ -42,6 +52,7 @@ impl Theirs {
             "delivery" | "Delivery" => &self.delivery,
             "Field" => &self.field,
             "Event" => &self.event,
+            "Replay" => &self.replay,
             other => panic!("whose id is {other} ({field} of {message})? Say so here"),
         })
     }
@@ -126,7 +137,10 @@ async fn theirs(t: &Taghook) -> Theirs {
     let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
     let event = v1::Event { r#type: "form.subscribed".into(), ..Default::default() };
     let event = v1::RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
+    let replay = v1::Replay { filter: Some(v1::ReplayFilter::default()), ..Default::default() };
+    let replay = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
     Theirs {
+        replay: t.client.deliveries().create_replay(replay).await.expect("a replay").into_inner().id,
         contact: contact.id,
         tag: tag.id,
         webhook_event: webhook.events[0].id.clone(),
@@ -146,7 +160,8 @@ fn expected(method: &MethodDescriptor) -> Code {
         // Each item has an answer of its own.
         | "BatchTagContacts"
         // Filters that nothing of the workspace fits.
-        | "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries" => Code::Ok,
+        | "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries"
+        | "ListReplays" => Code::Ok,
         "StreamOutcomes" => Code::DeadlineExceeded,
         _ => Code::NotFound,
     }
@@ -225,7 +240,8 @@ both! {
         for method in methods {
             let mut request = DynamicMessage::new(method.input());
             let service = method.parent_service();
-            theirs.fill(&mut request, service.name().trim_end_matches("Service"));
+            let of_replay = method.name().ends_with("Replay").then_some("Replay");
+            theirs.fill(&mut request, of_replay.unwrap_or(service.name().trim_end_matches("Service")));
             let answer = raw.invoke(Some(&secret), &method, &request).await;
             let error = answer.status();
             assert_eq!(error.code(), expected(&method), "{}: {error:?}\n{request:?}", path(&method));

@@ -231,6 +231,86 @@ both! {
         assert_eq!(s.receiver.count(), 3);
     }
 
+    /// A manual attempt while the scheduled one is in flight: these two, whichever ends first, and a success is the end.
+    async fn a_race_with_an_attempt_in_flight_makes_no_third(database: Database) {
+        let mut s = Scene::set(database, |webhook| webhook.retry_policy = delays(&[60])).await;
+        for is_manual_first in [true, false] {
+            let (scheduled, manual) = (Gate::closed(), Gate::closed());
+            s.receiver.answer_next([Answer::status(500).behind(&scheduled), Answer::ok().behind(&manual)]);
+            let id = s.t.trigger(&s.webhook, &s.contact).await.delivery_ids.remove(0);
+            s.receiver.recv().await;
+            assert_eq!(s.t.retry(&id).await.unwrap().into_inner().state(), State::Sending);
+            assert_eq!(s.receiver.recv().await.webhook_id(), id);
+            let ends = [(&manual, Kind::Delivered), (&scheduled, Kind::AttemptFailed)];
+            let mut ends = ends.into_iter().collect::<Vec<_>>();
+            if !is_manual_first {
+                ends.reverse();
+            }
+            for (gate, kind) in ends {
+                gate.open();
+                let outcome = s.watch.expect(kind).await;
+                // Only what isn't delivered yet is owed another one.
+                let is_owed = kind == Kind::AttemptFailed && !is_manual_first;
+                assert_eq!((&outcome.delivery_id, outcome.next_attempt_time.is_some()), (&id, is_owed));
+            }
+            let delivery = s.t.delivery(&id).await;
+            assert_eq!((delivery.state(), delivery.attempt_count), (State::Delivered, 2));
+            assert_eq!(delivery.next_attempt_time, None);
+        }
+        let fence = Fence::raise(&s.t).await;
+        s.clock.advance(Fence::DELAY);
+        fence.passed().await;
+        assert_eq!(s.receiver.count(), 4);
+    }
+
+    /// Calls at the same moment are as many attempts, while the first one is held by the receiver as well.
+    async fn asked_for_twice_at_once_runs_twice(database: Database) {
+        let mut s = Scene::set(database, |_| {}).await;
+        let gate = Gate::closed();
+        s.receiver.answer(Answer::ok().behind(&gate));
+        let id = s.t.trigger(&s.webhook, &s.contact).await.delivery_ids.remove(0);
+        s.receiver.recv().await;
+        let (first, second) = tokio::join!(s.t.retry(&id), s.t.retry(&id));
+        assert_eq!((first.is_ok(), second.is_ok()), (true, true));
+        assert!(s.receiver.recv_all(2).await.iter().all(|received| received.webhook_id() == id));
+        gate.open();
+        for _ in 0..3 {
+            assert_eq!(s.watch.expect(Kind::Delivered).await.delivery_id, id);
+        }
+        assert_eq!((s.t.delivery(&id).await.attempt_count, s.receiver.count()), (3, 3));
+    }
+
+    /// A cancellation lets what is in flight end, scheduled or manual, and drops what was asked for and waits.
+    async fn a_cancellation_drops_what_was_asked_for_and_waits(database: Database) {
+        let mut s = Scene::set_narrow(database).await;
+        let gate = Gate::closed();
+        s.receiver.answer_next([Answer::status(500).behind(&gate)]);
+        let id = s.t.trigger(&s.webhook, &s.contact).await.delivery_ids.remove(0);
+        s.receiver.recv().await;
+        for _ in 0..2 {
+            s.t.retry(&id).await.unwrap();
+        }
+        assert_eq!(s.t.cancel(&id).await.unwrap().into_inner().state(), State::Cancelled);
+        s.watch.expect(Kind::Cancelled).await;
+        gate.open();
+        assert_eq!(s.watch.expect(Kind::AttemptFailed).await.next_attempt_time, None);
+        let fence = Fence::raise(&s.t).await;
+        s.watch.expect(Kind::AttemptFailed).await;
+        s.clock.advance(Fence::DELAY);
+        fence.passed().await;
+        s.watch.expect(Kind::Delivered).await;
+        assert_eq!((s.t.delivery(&id).await.state(), s.receiver.count()), (State::Cancelled, 1));
+        // Asked for after the cancellation, it is made; and lets itself be cancelled no more, since it is final.
+        let gate = Gate::closed();
+        s.receiver.answer_next([Answer::ok().behind(&gate)]);
+        s.t.retry(&id).await.unwrap();
+        s.receiver.recv().await;
+        check_wrong_state(s.t.cancel(&id).await, "CANCELLED");
+        gate.open();
+        s.watch.expect(Kind::Delivered).await;
+        assert_eq!((s.t.delivery(&id).await.state(), s.receiver.count()), (State::Delivered, 2));
+    }
+
     async fn what_has_no_values_is_not_sent(database: Database) {
         let mut s = Scene::set(database, |webhook| webhook.cooldown_policy = CooldownPolicy::Defer.into()).await;
         check_error(s.t.retry(NO_DELIVERY).await, Code::NotFound, ErrorReason::NotFound);

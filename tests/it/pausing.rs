@@ -216,6 +216,97 @@ both! {
         watch.expect(Kind::Exhausted).await;
         assert_eq!(t.current(&webhook).await.state(), WebhookState::Active);
     }
+
+    /// How long a webhook has been failing is no matter of the server's memory.
+    async fn failing_survives_a_restart(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let mut t = Taghook::start(database, settings).await;
+        let receiver = Receiver::start().await;
+        receiver.answer(Answer::status(500));
+        let contact = t.contact("ada@example.com").await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |webhook| webhook.retry_policy = delays(&[])).await;
+        // A failure on each day, each on a server of its own.
+        for day in 0..5 {
+            let mut watch = watch_of(&t, &webhook).await;
+            t.trigger(&webhook, &contact).await;
+            watch.expect(Kind::Exhausted).await;
+            assert_eq!(t.current(&webhook).await.state(), WebhookState::Active, "day {day}");
+            t = if day % 2 == 0 { t.crash().await } else { t.restart().await };
+            clock.advance(DAY);
+        }
+        let mut watch = watch_of(&t, &webhook).await;
+        t.trigger(&webhook, &contact).await;
+        watch.expect(Kind::Exhausted).await;
+        let disabled = watch.expect(Kind::WebhookDisabled).await;
+        assert_eq!((disabled.reason(), disabled.delivery_id), (DeliveryReason::Failing, String::new()));
+        t = t.crash().await;
+        let disabled = t.current(&webhook).await;
+        assert_eq!((disabled.state(), disabled.disable_reason()), (WebhookState::Disabled, DisableReason::Failing));
+        assert_eq!(t.trigger(&webhook, &contact).await.reason(), DeliveryReason::WebhookDisabled);
+    }
+
+    /// Weeks of failures with a success now and then disable nothing; nor do days without any attempt.
+    async fn sporadic_failures_disable_nothing(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let receiver = Receiver::start().await;
+        let contact = t.contact("ada@example.com").await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |webhook| webhook.retry_policy = delays(&[])).await;
+        let mut watch = watch_of(&t, &webhook).await;
+        for day in 0..20 {
+            let is_success = day % 5 == 4;
+            receiver.answer_next([Answer::status(if is_success { 200 } else { 500 })]);
+            t.trigger(&webhook, &contact).await;
+            watch.expect(if is_success { Kind::Delivered } else { Kind::Exhausted }).await;
+            clock.advance(DAY);
+        }
+        // The first failure after a long silence is the first one.
+        clock.advance(30 * DAY);
+        receiver.answer_next([Answer::status(500)]);
+        t.trigger(&webhook, &contact).await;
+        watch.expect(Kind::Exhausted).await;
+        receiver.answer_next([Answer::ok()]);
+        t.trigger(&webhook, &contact).await;
+        watch.expect(Kind::Delivered).await;
+        assert_eq!(t.current(&webhook).await.state(), WebhookState::Active);
+    }
+
+    /// Many failures at the end of the five days: it is disabled once and reported once.
+    async fn many_failures_at_once_disable_a_webhook_once(database: Database) {
+        const COUNT: usize = 20;
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let mut receiver = Receiver::start().await;
+        receiver.answer_next([Answer::status(500)]);
+        let contact = t.contact("ada@example.com").await;
+        let tag = t.tag("customer").await;
+        let webhook = t.webhook(&receiver, &tag, |webhook| webhook.retry_policy = delays(&[])).await;
+        let mut watch = watch_of(&t, &webhook).await;
+        t.trigger(&webhook, &contact).await;
+        receiver.recv().await;
+        watch.expect(Kind::Exhausted).await;
+        clock.advance(5 * DAY);
+        let gate = Gate::closed();
+        receiver.answer(Answer::status(500).behind(&gate));
+        for _ in 0..COUNT {
+            assert_eq!(t.trigger(&webhook, &contact).await.decision(), Decision::Scheduled);
+        }
+        receiver.recv_all(COUNT).await;
+        gate.open();
+        let mut seen = [0; 2];
+        for _ in 0..=COUNT {
+            match watch.next().await.kind() {
+                Kind::Exhausted => seen[0] += 1,
+                Kind::WebhookDisabled => seen[1] += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(seen, [COUNT, 1]);
+        t.resume(&webhook).await;
+        watch.expect(Kind::WebhookResumed).await;
+    }
 }
 
 /// Once PauseWebhook has answered, what is in flight ends, and nothing else goes out on any server.

@@ -54,6 +54,8 @@ const REPEATABLE: &[(&str, IsRepeatable)] = repeatable![
     RecordEventRequest,
     RetryDeliveryRequest,
     CancelDeliveryRequest,
+    CreateReplayRequest,
+    CancelReplayRequest,
     CreateWorkspaceRequest,
     UpdateWorkspaceRequest,
     DeleteWorkspaceRequest,

@@ -13,9 +13,9 @@ use crate::domain::request::Snapshot;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookEventId, WebhookId, WorkspaceId};
-use crate::store::Tx;
 use crate::store::bulk::Bulk;
 use crate::store::outcome::tags_to_json;
+use crate::store::{Tx, replay};
 
 /// A delivery to insert.
 #[derive(Clone, Debug)]
@@ -377,8 +377,8 @@ pub(super) async fn release(tx: &Tx, ids: &[DeliveryId], set: &str) -> Result<()
     Ok(())
 }
 
-/// Puts up to `limit` deliveries that a webhook held back into the queue, and as many attempts beside the schedule. Answers
-/// with whether these are all.
+/// Puts up to `limit` deliveries that a webhook held back into the queue, and as many attempts beside the schedule; those
+/// of replays are put back at their rate. Answers with whether these are all.
 ///
 /// # Errors
 ///
@@ -392,7 +392,9 @@ pub async fn unpark(tx: &Tx, workspace: WorkspaceId, webhook: WebhookId, limit: 
         LANE = lane::LANE
     );
     let live = format!("AND state IN ({DEFERRED}, {WAITING})");
-    for (table, live, lane) in [("deliveries", live.as_str(), lane.as_str()), ("extra_attempts", "", "")] {
+    for (table, live, lane) in
+        [("deliveries", live.as_str(), lane.as_str()), ("extra_attempts", "AND replay_id IS NULL", "")]
+    {
         // What was due long ago is due now: claims look no further back than a minute, but for the poll's.
         let sql = format!(
             "UPDATE {table} SET parked = FALSE{lane}, due_us = CASE WHEN due_us < $2 THEN $2 ELSE due_us END \
@@ -404,6 +406,7 @@ pub async fn unpark(tx: &Tx, workspace: WorkspaceId, webhook: WebhookId, limit: 
         are_all &= i64::try_from(unparked).unwrap_or(i64::MAX) < limit;
     }
     tx.note_lane(webhook, workspace);
+    replay::resumed(tx, webhook).await?;
     tx.announce_work();
     Ok(are_all)
 }

@@ -12,8 +12,9 @@ use crate::domain::retry::Next;
 use crate::domain::time::Micros;
 use crate::error::Result;
 use crate::ids::{DeliveryId, WebhookId, WorkspaceId};
-use crate::store::Tx;
 use crate::store::bulk::Bulk;
+use crate::store::replay::Ended;
+use crate::store::{Tx, extra_attempt};
 
 /// An attempt that was made under a lease, and what is to follow it.
 #[derive(Clone, Debug)]
@@ -109,8 +110,7 @@ async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMa
 pub async fn put_off(tx: &Tx, settlement: &Settlement, until: Micros) -> Result<()> {
     let token = settlement.lease_token;
     if let Some(extra) = settlement.extra_id {
-        let sql = "DELETE FROM extra_attempts WHERE id = $1 AND lease_token = $2";
-        return execute(tx, sql, vec![extra.into(), token.into()]).await;
+        return extra_attempt::give_up(tx, extra, token).await;
     }
     let sql = "UPDATE deliveries SET lease_owner = NULL, lane = 0, due_us = CASE WHEN due_us IS NULL THEN NULL ELSE $3 END \
                WHERE id = $1 AND lease_token = $2";
@@ -137,10 +137,9 @@ async fn settle_missed(tx: &Tx, settlement: &Settlement) -> Result<()> {
 
 /// An attempt beside the schedule: a success makes the delivery DELIVERED, a failure changes nothing.
 async fn settle_extra(tx: &Tx, settlement: &Settlement) -> Result<()> {
-    let sql = "DELETE FROM extra_attempts WHERE id = $1 AND lease_owner = $2 AND lease_token = $3 RETURNING id";
-    let owner = tx.store().local().server();
-    let values = vec![settlement.extra_id.into(), owner.into(), settlement.lease_token.into()];
-    let is_lost = one(tx, sql, values).await?.is_none();
+    let Some(id) = settlement.extra_id else { return Ok(()) };
+    let ended = if settlement.next == Next::Delivered { Ended::Delivered } else { Ended::Failed };
+    let is_lost = !extra_attempt::settle(tx, id, settlement.lease_token, ended).await?;
     if is_lost && is_recorded(tx, settlement).await? {
         return Ok(());
     }

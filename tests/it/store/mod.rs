@@ -8,6 +8,7 @@ mod lease;
 mod leftover;
 mod open;
 mod outcomes;
+mod replay;
 mod settle;
 mod values;
 

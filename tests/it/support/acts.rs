@@ -2,12 +2,13 @@
 
 use prost_types::{Duration, FieldMask, Timestamp};
 use taghook_client::v1::{
-    self, Contact, Delivery, DeliveryFilter, RetryPolicy, Tag, TestWebhookResponse, TriggerDecision, Webhook,
+    self, Contact, Delivery, DeliveryFilter, Replay, ReplayFilter, RetryPolicy, Tag, TestWebhookResponse,
+    TriggerDecision, Webhook,
 };
 use tonic::{Response, Status};
 
-use super::Api;
 use super::taghook::MANUAL_START;
+use super::{Api, within};
 
 impl Api {
     /// Assigns several tags in one call.
@@ -113,6 +114,40 @@ impl Api {
     pub(crate) async fn cancel(&self, delivery_id: &str) -> Result<Response<Delivery>, Status> {
         let request = v1::CancelDeliveryRequest { id: delivery_id.into(), ..Default::default() };
         self.client.deliveries().cancel_delivery(request).await
+    }
+
+    /// Begins a replay.
+    pub(crate) async fn replay(&self, rate: i32, filter: ReplayFilter) -> Result<Response<Replay>, Status> {
+        let replay = Replay { filter: Some(filter), attempts_per_second: rate, ..Default::default() };
+        let request = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
+        self.client.deliveries().create_replay(request).await
+    }
+
+    /// A replay as it is now.
+    pub(crate) async fn replay_now(&self, id: &str) -> Replay {
+        let request = v1::GetReplayRequest { id: id.into() };
+        self.client.deliveries().get_replay(request).await.expect("a replay").into_inner()
+    }
+
+    /// Ends a replay.
+    pub(crate) async fn cancel_replay(&self, id: &str) -> Result<Response<Replay>, Status> {
+        let request = v1::CancelReplayRequest { id: id.into(), ..Default::default() };
+        self.client.deliveries().cancel_replay(request).await
+    }
+
+    /// Looks at a replay again and again until `holds` says so; as it was then.
+    pub(crate) async fn replay_until(&self, id: &str, mut holds: impl FnMut(&Replay) -> bool) -> Replay {
+        let mut looks = tokio::time::interval(std::time::Duration::from_millis(10));
+        let look = async {
+            loop {
+                let replay = self.replay_now(id).await;
+                if holds(&replay) {
+                    return replay;
+                }
+                looks.tick().await;
+            }
+        };
+        within("what is awaited of the replay", look).await
     }
 
     /// All deliveries that a filter selects, the newest first, read in pages of 40.

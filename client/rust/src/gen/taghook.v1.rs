@@ -1154,6 +1154,188 @@ pub mod contact_service_client {
         }
     }
 }
+/// GetDeliveryStatsRequest is the request of GetDeliveryStats.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetDeliveryStatsRequest {
+    /// webhook_id narrows the figures to one webhook. Default: the whole workspace, deleted webhooks
+    /// included.
+    #[prost(string, tag = "1")]
+    pub webhook_id: ::prost::alloc::string::String,
+    /// start_time is where the window begins, rounded down to a quarter of an hour. Default: 24 hours before
+    /// its end.
+    #[prost(message, optional, tag = "2")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// end_time is where the window ends, rounded up to a quarter of an hour: after start_time, at most 31
+    /// days. Default: now.
+    #[prost(message, optional, tag = "3")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// bucket is the width of the parts that the window is also told in, from its start on: a multiple of 15
+    /// minutes, up to 31 days, at most 1,000 parts. Default: the window as a whole alone.
+    #[prost(message, optional, tag = "4")]
+    pub bucket: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for GetDeliveryStatsRequest {
+    const NAME: &'static str = "GetDeliveryStatsRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetDeliveryStatsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetDeliveryStatsRequest".into()
+    }
+}
+/// DeliveryStats says how a webhook, or a workspace, has been doing. Tests aren't counted.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeliveryStats {
+    /// start_time is where the window begins: a quarter of an hour.
+    #[prost(message, optional, tag = "1")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// end_time is where the window ends: a quarter of an hour.
+    #[prost(message, optional, tag = "2")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// total is the window as a whole.
+    #[prost(message, optional, tag = "3")]
+    pub total: ::core::option::Option<delivery_stats::Figures>,
+    /// buckets are its parts in their order, if they were asked for; those in which nothing happened too.
+    #[prost(message, repeated, tag = "4")]
+    pub buckets: ::prost::alloc::vec::Vec<delivery_stats::Bucket>,
+    /// backlog is what is owed now, whatever the window.
+    #[prost(message, optional, tag = "5")]
+    pub backlog: ::core::option::Option<delivery_stats::Backlog>,
+}
+/// Nested message and enum types in `DeliveryStats`.
+pub mod delivery_stats {
+    /// Bucket is a part of the window.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Bucket {
+        /// start_time is where it begins.
+        #[prost(message, optional, tag = "1")]
+        pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+        /// figures is what happened in it.
+        #[prost(message, optional, tag = "2")]
+        pub figures: ::core::option::Option<Figures>,
+    }
+    impl ::prost::Name for Bucket {
+        const NAME: &'static str = "Bucket";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.DeliveryStats.Bucket".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.DeliveryStats.Bucket".into()
+        }
+    }
+    /// Figures counts the outcomes that were recorded in a time.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Figures {
+        /// delivered_count counts requests that the endpoint accepted (KIND_DELIVERED).
+        #[prost(int64, tag = "1")]
+        pub delivered_count: i64,
+        /// attempt_failed_count counts attempts that failed and weren't the last one (KIND_ATTEMPT_FAILED).
+        #[prost(int64, tag = "2")]
+        pub attempt_failed_count: i64,
+        /// exhausted_count counts deliveries that were given up (KIND_EXHAUSTED).
+        #[prost(int64, tag = "3")]
+        pub exhausted_count: i64,
+        /// suppressed_count counts triggers within the cooldown (KIND_SUPPRESSED).
+        #[prost(int64, tag = "4")]
+        pub suppressed_count: i64,
+        /// skipped_count counts triggers that found the webhook paused or disabled (KIND_SKIPPED).
+        #[prost(int64, tag = "5")]
+        pub skipped_count: i64,
+        /// deferred_count counts triggers that wait for the end of the cooldown (KIND_DEFERRED).
+        #[prost(int64, tag = "6")]
+        pub deferred_count: i64,
+        /// cancelled_count counts deliveries that were ended before they were delivered (KIND_CANCELLED).
+        #[prost(int64, tag = "7")]
+        pub cancelled_count: i64,
+        /// attempt_duration is how long attempts took, failed ones included.
+        #[prost(message, optional, tag = "8")]
+        pub attempt_duration: ::core::option::Option<Percentiles>,
+        /// delivery_latency is how long it took from when deliveries were recorded until the endpoint had
+        /// accepted them, retries and the wait of deferrals included. RetryDelivery and replays don't count.
+        #[prost(message, optional, tag = "9")]
+        pub delivery_latency: ::core::option::Option<Percentiles>,
+    }
+    impl ::prost::Name for Figures {
+        const NAME: &'static str = "Figures";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.DeliveryStats.Figures".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.DeliveryStats.Figures".into()
+        }
+    }
+    /// Percentiles sums up durations. Each is within 10 percent of the true one, from a millisecond on: what
+    /// is shorter counts as one.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Percentiles {
+        /// count is how many there were.
+        #[prost(int64, tag = "1")]
+        pub count: i64,
+        /// p50 is the duration that half of them didn't exceed; unset when there were none.
+        #[prost(message, optional, tag = "2")]
+        pub p50: ::core::option::Option<::prost_types::Duration>,
+        /// p95 is the same for 95 in 100; unset when there were none.
+        #[prost(message, optional, tag = "3")]
+        pub p95: ::core::option::Option<::prost_types::Duration>,
+        /// p99 is the same for 99 in 100; unset when there were none.
+        #[prost(message, optional, tag = "4")]
+        pub p99: ::core::option::Option<::prost_types::Duration>,
+    }
+    impl ::prost::Name for Percentiles {
+        const NAME: &'static str = "Percentiles";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.DeliveryStats.Percentiles".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.DeliveryStats.Percentiles".into()
+        }
+    }
+    /// Backlog is what is owed now. Attempts of RetryDelivery and replays aren't in it.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Backlog {
+        /// due_count counts deliveries whose next attempt is due, those being sent included.
+        #[prost(int64, tag = "1")]
+        pub due_count: i64,
+        /// later_count counts deliveries that are due later: retries and deferrals.
+        #[prost(int64, tag = "2")]
+        pub later_count: i64,
+        /// held_count counts deliveries that a paused or disabled webhook holds. They are put aside when they
+        /// become due; until then they count as the others do.
+        #[prost(int64, tag = "3")]
+        pub held_count: i64,
+        /// is_capped says that there may be more: counting ends at 10,000 deliveries, and oldest_due_time is
+        /// that of those that were counted.
+        #[prost(bool, tag = "4")]
+        pub is_capped: bool,
+        /// oldest_due_time is since when the delivery that is due longest has been; unset when none is.
+        #[prost(message, optional, tag = "5")]
+        pub oldest_due_time: ::core::option::Option<::prost_types::Timestamp>,
+    }
+    impl ::prost::Name for Backlog {
+        const NAME: &'static str = "Backlog";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.DeliveryStats.Backlog".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.DeliveryStats.Backlog".into()
+        }
+    }
+}
+impl ::prost::Name for DeliveryStats {
+    const NAME: &'static str = "DeliveryStats";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.DeliveryStats".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.DeliveryStats".into()
+    }
+}
 /// WebhookEvent is one HTTP request definition of a webhook.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WebhookEvent {
@@ -2058,6 +2240,249 @@ impl ::prost::Name for CancelDeliveryRequest {
         "/taghook.v1.CancelDeliveryRequest".into()
     }
 }
+/// Replay sends deliveries again. Every delivery that it selects is counted once in matched_count, and
+/// then in one of the counts below it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Replay {
+    /// id is `rpl_` and 26 characters. The server assigns it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// filter selects the deliveries. Required.
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<ReplayFilter>,
+    /// attempts_per_second is the rate: 0 to 1,000. At no time have more attempts been begun than a second's
+    /// worth above it, not even after a restart. 0 means 50.
+    #[prost(int32, tag = "3")]
+    pub attempts_per_second: i32,
+    /// state is where it stands.
+    #[prost(enumeration = "replay::State", tag = "4")]
+    pub state: i32,
+    /// matched_count counts the deliveries that it has selected so far. It is complete once the state is
+    /// STATE_COMPLETED.
+    #[prost(int64, tag = "5")]
+    pub matched_count: i64,
+    /// skipped_count counts those that can't be sent any more: they have no values, as after the deletion of
+    /// the contact, or their webhook or webhook event is gone.
+    #[prost(int64, tag = "6")]
+    pub skipped_count: i64,
+    /// pending_count counts those whose attempt is about to be made, is in flight, or is held by a webhook
+    /// that doesn't send.
+    #[prost(int64, tag = "7")]
+    pub pending_count: i64,
+    /// delivered_count counts those that the endpoint accepted this time.
+    #[prost(int64, tag = "8")]
+    pub delivered_count: i64,
+    /// failed_count counts those whose attempt failed.
+    #[prost(int64, tag = "9")]
+    pub failed_count: i64,
+    /// cancelled_count counts those whose attempt was dropped before it was made: by CancelReplay, or since
+    /// the contact, the webhook or its event was deleted meanwhile.
+    #[prost(int64, tag = "10")]
+    pub cancelled_count: i64,
+    /// create_time is when it was created.
+    #[prost(message, optional, tag = "11")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// finish_time is when it was completed or cancelled; unset before.
+    #[prost(message, optional, tag = "12")]
+    pub finish_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// Nested message and enum types in `Replay`.
+pub mod replay {
+    /// State is where a replay stands.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum State {
+        /// STATE_UNSPECIFIED is never returned.
+        Unspecified = 0,
+        /// STATE_PENDING: not begun yet.
+        Pending = 1,
+        /// STATE_RUNNING: selecting, sending, or waiting for a webhook to be resumed.
+        Running = 2,
+        /// STATE_COMPLETED: every attempt has ended. Final.
+        Completed = 3,
+        /// STATE_CANCELLED: ended by CancelReplay. Final; attempts that were in flight are still counted.
+        Cancelled = 4,
+    }
+    impl State {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "STATE_UNSPECIFIED",
+                Self::Pending => "STATE_PENDING",
+                Self::Running => "STATE_RUNNING",
+                Self::Completed => "STATE_COMPLETED",
+                Self::Cancelled => "STATE_CANCELLED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "STATE_UNSPECIFIED" => Some(Self::Unspecified),
+                "STATE_PENDING" => Some(Self::Pending),
+                "STATE_RUNNING" => Some(Self::Running),
+                "STATE_COMPLETED" => Some(Self::Completed),
+                "STATE_CANCELLED" => Some(Self::Cancelled),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Replay {
+    const NAME: &'static str = "Replay";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.Replay".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.Replay".into()
+    }
+}
+/// ReplayFilter selects deliveries for which all given conditions hold, of those that were final when the
+/// replay was created, by the state that they have when the replay comes to them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplayFilter {
+    /// webhook_ids selects deliveries of these webhooks, which must be active: up to 20. Default: any.
+    #[prost(string, repeated, tag = "1")]
+    pub webhook_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// contact_ids selects deliveries of these contacts: up to 20. Default: any.
+    #[prost(string, repeated, tag = "2")]
+    pub contact_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// states selects deliveries in one of these states: STATE_DELIVERED, STATE_EXHAUSTED or STATE_CANCELLED.
+    /// Others have no values, or aren't final. Default: STATE_EXHAUSTED.
+    #[prost(enumeration = "delivery::State", repeated, tag = "3")]
+    pub states: ::prost::alloc::vec::Vec<i32>,
+    /// sources selects deliveries set off so. Default: any but SOURCE_TEST.
+    #[prost(enumeration = "delivery::Source", repeated, tag = "4")]
+    pub sources: ::prost::alloc::vec::Vec<i32>,
+    /// created_after selects deliveries recorded at this time or later. Default: any time.
+    #[prost(message, optional, tag = "5")]
+    pub created_after: ::core::option::Option<::prost_types::Timestamp>,
+    /// created_before selects deliveries recorded before this time: after created_after. Default: any time.
+    #[prost(message, optional, tag = "6")]
+    pub created_before: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for ReplayFilter {
+    const NAME: &'static str = "ReplayFilter";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ReplayFilter".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ReplayFilter".into()
+    }
+}
+/// CreateReplayRequest is the request of CreateReplay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateReplayRequest {
+    /// replay is the replay to create. Required.
+    #[prost(message, optional, tag = "1")]
+    pub replay: ::core::option::Option<Replay>,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CreateReplayRequest {
+    const NAME: &'static str = "CreateReplayRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateReplayRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateReplayRequest".into()
+    }
+}
+/// GetReplayRequest is the request of GetReplay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetReplayRequest {
+    /// id is the replay's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetReplayRequest {
+    const NAME: &'static str = "GetReplayRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetReplayRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetReplayRequest".into()
+    }
+}
+/// ListReplaysRequest is the request of ListReplays.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListReplaysRequest {
+    /// page_size is how many to return at most: 0 to 1,000. 0 means 50.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// page_token continues after an earlier page. Default: the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListReplaysRequest {
+    const NAME: &'static str = "ListReplaysRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListReplaysRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListReplaysRequest".into()
+    }
+}
+/// ListReplaysResponse is the answer of ListReplays.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListReplaysResponse {
+    /// replays is the page.
+    #[prost(message, repeated, tag = "1")]
+    pub replays: ::prost::alloc::vec::Vec<Replay>,
+    /// next_page_token continues after this page; empty on the last one.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListReplaysResponse {
+    const NAME: &'static str = "ListReplaysResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListReplaysResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListReplaysResponse".into()
+    }
+}
+/// CancelReplayRequest is the request of CancelReplay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelReplayRequest {
+    /// id is the replay's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CancelReplayRequest {
+    const NAME: &'static str = "CancelReplayRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CancelReplayRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CancelReplayRequest".into()
+    }
+}
 /// StreamOutcomesRequest is the request of StreamOutcomes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamOutcomesRequest {
@@ -2524,8 +2949,9 @@ pub mod delivery_service_client {
                 .insert(GrpcMethod::new("taghook.v1.DeliveryService", "RetryDelivery"));
             self.inner.unary(req, path, codec).await
         }
-        /// CancelDelivery ends a delivery that waits or is deferred. An attempt in flight is recorded, but
-        /// not followed by another; if it succeeds, the delivery is DELIVERED after all, since it was.
+        /// CancelDelivery ends a delivery that waits or is deferred, and drops what RetryDelivery or a replay has
+        /// asked for and wasn't begun. An attempt in flight is recorded, but not followed by another; if it succeeds, the delivery
+        /// is DELIVERED after all, since it was.
         /// FAILED_PRECONDITION (WRONG_STATE) for final ones.
         pub async fn cancel_delivery(
             &mut self,
@@ -2546,6 +2972,130 @@ pub mod delivery_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("taghook.v1.DeliveryService", "CancelDelivery"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateReplay sends deliveries again that were final when it was created: one attempt each, with the
+        /// values of the first one and the same `webhook-id`, at a rate of its own. It outlives restarts, and each
+        /// delivery that it selects gets exactly one attempt of it. A success makes a delivery DELIVERED, a failure
+        /// changes nothing and isn't followed by another attempt. What a webhook that is paused or disabled later
+        /// would have been sent waits until it is resumed. FAILED_PRECONDITION: WEBHOOK_DISABLED if the filter
+        /// names a webhook that is paused or disabled. RESOURCE_EXHAUSTED: LIMIT_REACHED while the workspace has 10
+        /// replays that aren't finished.
+        pub async fn create_replay(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateReplayRequest>,
+        ) -> std::result::Result<tonic::Response<super::Replay>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.DeliveryService/CreateReplay",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.DeliveryService", "CreateReplay"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetReplay returns a replay and how far it has come.
+        pub async fn get_replay(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetReplayRequest>,
+        ) -> std::result::Result<tonic::Response<super::Replay>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.DeliveryService/GetReplay",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.DeliveryService", "GetReplay"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListReplays returns replays, the newest first. Finished ones are kept as long as deliveries.
+        pub async fn list_replays(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListReplaysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListReplaysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.DeliveryService/ListReplays",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.DeliveryService", "ListReplays"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// CancelReplay ends a replay: attempts in flight are made to their end and counted, none follows.
+        /// FAILED_PRECONDITION (WRONG_STATE) for finished ones.
+        pub async fn cancel_replay(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CancelReplayRequest>,
+        ) -> std::result::Result<tonic::Response<super::Replay>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.DeliveryService/CancelReplay",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.DeliveryService", "CancelReplay"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetDeliveryStats returns counts, latencies and the backlog of a webhook or of the workspace. They are
+        /// counted as things happen, in parts of a quarter of an hour that are kept 90 days, if the operator
+        /// hasn't set otherwise, so that no history is read for them.
+        pub async fn get_delivery_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetDeliveryStatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeliveryStats>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.DeliveryService/GetDeliveryStats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.DeliveryService", "GetDeliveryStats"),
+                );
             self.inner.unary(req, path, codec).await
         }
         /// StreamOutcomes reports every change that matters to a watcher, in the order of commit, from now,
@@ -2655,7 +3205,7 @@ pub enum ErrorReason {
     /// Example: `{"reason": "OVERLOADED", "domain": "taghook.v1"}`
     Overloaded = 16,
     /// ERROR_REASON_LIMIT_REACHED: the workspace holds as many resources of the kind as it may:
-    /// 10,000 tags, 1,000 webhooks, 500 custom fields, 100 live API keys.
+    /// 10,000 tags, 1,000 webhooks, 500 custom fields, 100 live API keys, 10 replays that aren't finished.
     /// RESOURCE_EXHAUSTED.
     /// Example: `{"reason": "LIMIT_REACHED", "domain": "taghook.v1", "metadata": {"limit": "1000"}}`
     LimitReached = 17,
