@@ -53,6 +53,17 @@ pub(crate) fn uuid_v7(now: Micros, entropy: &Entropy) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(now_us / 1_000, &random).into_uuid()
 }
 
+/// The time that a UUID of [`uuid_v7`] was made at; `None` for UUIDs of other versions.
+pub(crate) fn time_of(uuid: Uuid) -> Option<Micros> {
+    if uuid.get_version_num() != 7 {
+        return None;
+    }
+    let bits = uuid.as_u128();
+    let (ms, fraction) = (i64::try_from(bits >> 80).ok()?, i64::try_from((bits >> 64) & 0xfff).ok()?);
+    // Rounded up, since the fraction was rounded down.
+    Some(Micros(ms * 1_000 + (fraction * 1_000 + 4_095) / 4_096))
+}
+
 macro_rules! typed_ids {
     ($($(#[$doc:meta])* $name:ident = $prefix:literal, $resource:literal;)*) => {$(
         $(#[$doc])*
@@ -198,5 +209,9 @@ mod tests {
         assert!(at(0) < at(1));
         assert!(at(999) < at(1_000));
         assert_eq!(at(0).0.get_version_num(), 7);
+        for us in 0..1_000 {
+            assert_eq!(time_of(at(us).0), Some(Micros(1_700_000_000_000_000 + us)));
+        }
+        assert_eq!(time_of(Uuid::nil()), None);
     }
 }

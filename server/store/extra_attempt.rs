@@ -199,12 +199,17 @@ pub(super) async fn forget_replay(tx: &Tx, replay: ReplayId, limit: i64) -> Resu
 
 /// Puts up to `limit` attempts of a replay into the queue that webhooks held which are active now. Answers with how many.
 pub(super) async fn release(tx: &Tx, workspace: WorkspaceId, replay: ReplayId, limit: i64) -> Result<u64> {
-    let sql = format!(
-        "UPDATE extra_attempts SET parked = FALSE, due_us = $4 WHERE id IN \
-         (SELECT e.id FROM webhooks w JOIN extra_attempts e ON e.webhook_id = w.id WHERE w.workspace_id = $2 \
-         AND w.state = {} AND e.replay_id = $1 AND e.parked = TRUE LIMIT $3)",
+    let held = format!(
+        "SELECT e.id FROM webhooks w JOIN extra_attempts e ON e.webhook_id = w.id WHERE w.workspace_id = $2 \
+         AND w.state = {} AND e.replay_id = $1 AND e.parked = TRUE LIMIT $3",
         WebhookState::Active.code()
     );
+    // Whoever drops one of them waits for the replay's row, which is locked here: waiting for each other has no end.
+    let chosen = match tx.db().get_database_backend() {
+        DbBackend::Postgres => format!("= ANY (ARRAY({held} FOR UPDATE OF e SKIP LOCKED))"),
+        _ => format!("IN ({held})"),
+    };
+    let sql = format!("UPDATE extra_attempts SET parked = FALSE, due_us = $4 WHERE id {chosen}");
     let values = [replay.0.into(), workspace.0.into(), limit.into(), tx.now().0.into()];
     let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
     let released = tx.db().execute_raw(statement).await?.rows_affected();

@@ -7,6 +7,7 @@
 //! count for their replay with the commit of whatever ends them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
@@ -30,7 +31,9 @@ const STEP: u32 = 500;
 /// While so many seconds' worth of attempts are in the queue, no more are created.
 const QUEUED_SECONDS: u32 = 10;
 /// The wait while they are.
-const FULL_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// The wait after a step that the database refuses.
+const DEFECT_PAUSE: Duration = Duration::from_secs(60);
 
 const PENDING: i16 = ReplayState::Pending.code();
 const RUNNING: i16 = ReplayState::Running.code();
@@ -166,7 +169,7 @@ pub async fn cancel(tx: &Tx, workspace: WorkspaceId, id: ReplayId) -> Result<Rep
 async fn drop_attempts(tx: &Tx, id: ReplayId) -> Result<u64> {
     let dropped = extra_attempt::forget_replay(tx, id, STEP.into()).await?;
     if dropped < STEP.into() {
-        execute(tx, "UPDATE replays SET next_us = NULL WHERE id = $1", vec![id.0.into()]).await?;
+        wait(tx, id, None).await?;
     }
     Ok(dropped)
 }
@@ -236,20 +239,38 @@ pub async fn go_on(store: &Store) -> Result<Next> {
     if next > store.clock().now().0 {
         return Ok(Next::At(Micros(next)));
     }
-    store
+    let made = store
         .write("replay", |tx| async move {
             tx.gate_shared().await?;
-            match take(&tx, ReplayId(id)).await? {
-                Some(taken) if taken.replay.state == ReplayState::Cancelled => {
-                    drop_attempts(&tx, taken.replay.id).await.map(drop)
-                }
-                Some(taken) => step(&tx, taken).await,
-                // Another server was faster.
-                None => Ok(()),
+            // If there is none, another server was faster.
+            let Some(taken) = take(&tx, ReplayId(id)).await? else { return Ok(()) };
+            if taken.replay.state == ReplayState::Cancelled {
+                return drop_attempts(&tx, taken.replay.id).await.map(drop);
+            }
+            let workspace = taken.replay.workspace_id;
+            match tx.configs(&[workspace]).await?.remove(&workspace) {
+                Some(config) => step(&tx, taken, &config).await,
+                // The workspace was deleted, and the replay will be.
+                None => wait(&tx, taken.replay.id, None).await,
             }
         })
-        .await?;
-    Ok(Next::Now)
+        .await;
+    match made {
+        Ok(()) => Ok(Next::Now),
+        Err(error) if error.is_passing() => Err(error),
+        Err(error) => {
+            // It mustn't keep the others from theirs.
+            let later = store.clock().now().saturating_add(DEFECT_PAUSE);
+            store.write("replay_later", |tx| async move { wait(&tx, ReplayId(id), Some(later)).await }).await?;
+            Err(error)
+        }
+    }
+}
+
+/// Sets when there is something to do for a replay.
+async fn wait(tx: &Tx, id: ReplayId, until: Option<Micros>) -> Result<()> {
+    let values = vec![id.0.into(), until.map(|time| time.0).into()];
+    execute(tx, "UPDATE replays SET next_us = $2 WHERE id = $1", values).await
 }
 
 /// A replay that is locked for a step.
@@ -279,7 +300,7 @@ async fn take(tx: &Tx, id: ReplayId) -> Result<Option<Taken>> {
 }
 
 /// Creates the attempts that the rate allows now, after those that webhooks held which are active again.
-async fn step(tx: &Tx, mut taken: Taken) -> Result<()> {
+async fn step(tx: &Tx, mut taken: Taken, config: &WorkspaceConfig) -> Result<()> {
     let now = tx.now();
     let most = i64::from((taken.replay.rate * QUEUED_SECONDS).max(100));
     let queued = extra_attempt::count_queued(tx, taken.replay.id, most).await?;
@@ -295,7 +316,7 @@ async fn step(tx: &Tx, mut taken: Taken) -> Result<()> {
     let mut used = u32::try_from(released).unwrap_or(budget);
     let mut is_held_up = used == budget;
     if !taken.is_walked && !is_held_up {
-        let walked = walk(tx, &mut taken, budget - used).await?;
+        let walked = walk(tx, &mut taken, config, budget - used).await?;
         used += walked;
         is_held_up = used == budget;
     }
@@ -309,9 +330,8 @@ async fn step(tx: &Tx, mut taken: Taken) -> Result<()> {
 }
 
 /// Looks at the next deliveries and creates attempts for up to `budget` of them. Answers with how many.
-async fn walk(tx: &Tx, taken: &mut Taken, budget: u32) -> Result<u32> {
+async fn walk(tx: &Tx, taken: &mut Taken, config: &WorkspaceConfig, budget: u32) -> Result<u32> {
     let replay = &mut taken.replay;
-    let config = tx.config(replay.workspace_id).await?;
     let limit = budget.saturating_mul(4).clamp(100, SCAN);
     let page = page(tx, replay, taken.cursor, limit).await?;
     let is_last_page = page.len() < usize::try_from(limit).unwrap_or(usize::MAX);
@@ -328,7 +348,7 @@ async fn walk(tx: &Tx, taken: &mut Taken, budget: u32) -> Result<u32> {
             continue;
         }
         replay.counts.matched += 1;
-        match attempt(&config, id, &candidate).filter(|_| has_values) {
+        match attempt(config, id, &candidate).filter(|_| has_values) {
             Some(attempt) => attempts.push(attempt),
             None => replay.counts.skipped += 1,
         }
@@ -347,7 +367,7 @@ async fn page(tx: &Tx, replay: &Replay, cursor: Uuid, limit: u32) -> Result<Vec<
         _ => ("workspace_id", replay.workspace_id.0),
     };
     let end = replay.filter.created_before.map_or(replay.created, |before| before.min(replay.created));
-    let end = first_id_of(end.saturating_add(std::time::Duration::from_millis(1)));
+    let end = first_id_of(end.saturating_add(Duration::from_millis(1)));
     let sql = format!(
         "SELECT id, webhook_id, webhook_event_id, contact_id, source, state, created_us, finished_us, \
          CASE WHEN snapshot IS NULL THEN 0 ELSE 1 END AS has_values FROM deliveries \

@@ -15,7 +15,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::stats::{Figures, Metric, bucket_of, metrics_of};
 use crate::domain::time::Micros;
 use crate::error::Result;
-use crate::ids::{DeliveryId, WebhookId, WorkspaceId};
+use crate::ids::{WebhookId, WorkspaceId, time_of};
 
 /// Where the counting of a backlog ends.
 pub const MAX_BACKLOG: i64 = 10_000;
@@ -52,7 +52,8 @@ impl Counts {
     pub(super) fn of(outcomes: &[Outcome]) -> Self {
         let mut counts = BTreeMap::new();
         for outcome in outcomes {
-            let recorded = outcome.delivery.as_ref().and_then(|delivery| recorded(delivery.id));
+            // A delivery's id says when it was recorded.
+            let recorded = outcome.delivery.as_ref().and_then(|delivery| time_of(delivery.id.0));
             for metric in metrics_of(outcome, recorded) {
                 for subject in [Uuid::nil(), outcome.webhook_id.0] {
                     let bucket = bucket_of(outcome.recorded);
@@ -86,12 +87,6 @@ impl Counts {
         .await?;
         Ok(())
     }
-}
-
-/// When a delivery was recorded: its id says so.
-fn recorded(id: DeliveryId) -> Option<Micros> {
-    let (seconds, nanos) = id.0.get_timestamp()?.to_unix();
-    Micros::from_unix(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?)
 }
 
 /// The figures of a window, in parts of a width, each by its number from 0 on; those in which nothing happened are

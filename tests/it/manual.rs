@@ -501,3 +501,34 @@ both! {
         assert_eq!(s.receiver.count(), 4);
     }
 }
+
+/// The same on two servers, each of which is asked for one at the moment of the scheduled attempt: these three.
+#[tokio::test]
+async fn a_race_on_two_servers_makes_none_too_many() {
+    let mut s = Scene::set(Database::postgres().await, |webhook| webhook.retry_policy = delays(&[5, 86_400])).await;
+    let other = s.t.another().await;
+    for round in 0..5 {
+        let id = s.delivery(Answer::status(500), Kind::AttemptFailed).await;
+        s.receiver.answer_next([Answer::status(500), Answer::status(500), Answer::status(500)]);
+        let due = s.t.delivery(&id).await.next_attempt_time.unwrap();
+        let retries = [(*s.t).clone(), (*other).clone()].map(|api| {
+            let id = id.clone();
+            tokio::spawn(async move { api.retry(&id).await })
+        });
+        s.clock.advance_to(due);
+        for retry in retries {
+            within("an answer", retry).await.unwrap().unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(s.watch.expect(Kind::AttemptFailed).await.delivery_id, id);
+        }
+        s.receiver.recv_all(3).await;
+        let mut causes: Vec<_> = s.attempts(&id).await.iter().map(|(_, cause, _)| *cause as i32).collect();
+        causes.sort_unstable();
+        let [scheduled, manual] = [Cause::Scheduled, Cause::Manual].map(|cause| cause as i32);
+        assert_eq!(causes, [scheduled, scheduled, manual, manual], "round {round}");
+        s.t.cancel(&id).await.unwrap();
+        s.watch.expect(Kind::Cancelled).await;
+    }
+    assert_eq!(s.receiver.count(), 20);
+}

@@ -85,6 +85,13 @@ impl World {
                 self.receiver.recv().await;
                 self.watch.expect(Kind::AttemptFailed).await;
             }
+            "ListReplays" => {
+                // Of nothing, so that it is completed, and changes no more.
+                let created_before = Some(prost_types::Timestamp { seconds: 0, nanos: 0 });
+                let filter = v1::ReplayFilter { created_before, ..Default::default() };
+                let replay = t.replay(0, filter).await.unwrap().into_inner();
+                t.replay_until(&replay.id, |replay| replay.state() == v1::replay::State::Completed).await;
+            }
             "ListWorkspaces" => {
                 let workspace = Some(Workspace { name, ..Default::default() });
                 let request = v1::CreateWorkspaceRequest { workspace, ..Default::default() };

@@ -181,3 +181,32 @@ async fn the_counting_of_a_backlog_has_an_end() {
         assert_eq!(backlog.oldest_due, Some(taghook::domain::time::Micros(START.0 - 7)));
     }
 }
+
+/// One that can't go on, since its workspace or its row is damaged, keeps no other from its steps.
+#[tokio::test]
+async fn a_replay_that_can_not_go_on_holds_up_no_other() {
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let (clock, hand) = Clock::manual(START);
+        let server = Server::open(&url, clock).await;
+        deliveries(&server, 3, EXHAUSTED).await;
+        for damage in ["filter = '?'", "workspace_id = id"] {
+            let id = server.literal(begin(&server, 50).await.0);
+            let sql = &format!("UPDATE replays SET {damage}, next_us = 0 WHERE id = {id}");
+            let harm = |tx: Tx| async move { Ok(tx.db().execute_unprepared(sql).await?) };
+            server.store.write("harm", harm).await.unwrap();
+        }
+        let good = begin(&server, 50).await;
+        let mut failures = 0;
+        while owed(&server).await < 3 {
+            failures += i64::from(replay::go_on(&server.store).await.is_err());
+        }
+        assert_eq!(failures, 1);
+        settle_all(&server.store).await;
+        let replay = replay::get(server.store.read(), server.workspace, good).await.unwrap();
+        assert_eq!(replay.counts.cancelled, 3);
+        // The damaged row is looked at again a minute later.
+        hand.advance(Duration::from_secs(61));
+        replay::go_on(&server.store).await.unwrap_err();
+    }
+}
