@@ -138,7 +138,7 @@ both! {
             tag_ids: vec![tag.id.clone()],
             ..Default::default()
         };
-        let request = v1::BatchTagContactsRequest { requests: vec![one; 8], ..Default::default() };
+        let request = v1::BatchTagContactsRequest { requests: vec![one; 8] };
         let answer = t.client.contacts().batch_tag_contacts(request).await.unwrap().into_inner();
         let text = format!("{answer:?}");
         let received = receiver.recv_all(8).await;
