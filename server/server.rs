@@ -151,6 +151,7 @@ impl Server {
         lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
         lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
         lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));
+        lifecycle.spawn_support("write back", write_back(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("heartbeat", beat(store.clone(), stop.last.clone()));
         lifecycle.spawn_support("keys", keys.follow(stop.last.clone()));
         lifecycle.spawn_support("health", health.clone().follow(store.clone(), stop.last));
@@ -294,6 +295,12 @@ fn sender_settings(config: &Config) -> Result<SenderSettings, StartError> {
 /// Listens to the other servers; on SQLite there are none.
 async fn listen(store: Store, url: String, stop: CancellationToken) {
     store.listen(&url, stop.clone()).await;
+    stop.cancelled().await;
+}
+
+/// Writes the log of an SQLite database back; PostgreSQL does so itself.
+async fn write_back(store: Store, url: String, stop: CancellationToken) {
+    store.write_back(&url, &stop).await;
     stop.cancelled().await;
 }
 

@@ -44,7 +44,7 @@ use send::Sender;
 use settle::Finished;
 
 /// The most deliveries of one claim.
-const MAX_CLAIM: usize = 64;
+const MAX_CLAIM: usize = 256;
 /// How often the queue is looked at without a wake-up: what other servers left behind, and steps of the clock.
 const POLL_EVERY: Duration = Duration::from_secs(5);
 /// The wait after a claim that failed, so that an absent database isn't hammered.

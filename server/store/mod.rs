@@ -45,6 +45,7 @@ pub mod tag;
 pub mod wake;
 pub mod webhook;
 pub mod workspace;
+mod write_back;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,6 +65,7 @@ use crate::secrets::Sealer;
 use config::ConfigCache;
 use lease::{LocalDispatch, PendingJobs};
 use wake::Wakes;
+use write_back::Commits;
 
 /// How often a transaction that lost against others (deadlock, serialization) is run again.
 const MAX_TRIES: u32 = 5;
@@ -91,6 +93,7 @@ struct Inner {
     wakes: Wakes,
     local: LocalDispatch,
     facts: deployment::Facts,
+    commits: Commits,
     /// Keeps other servers off the data folder of an SQLite database; released with the store.
     _folder_lock: Option<std::fs::File>,
 }
@@ -360,6 +363,7 @@ impl TxShared {
         let committed = db.commit().await;
         match committed {
             Ok(()) => {
+                store.0.commits.count();
                 effects.tell_endpoints(&store.0.local);
                 for workspace in effects.stale_configs {
                     store.0.configs.forget(workspace);

@@ -21,6 +21,7 @@ use super::deployment::{self, Facts};
 use super::heartbeat;
 use super::lease::{Handover, LocalDispatch};
 use super::wake::Wakes;
+use super::write_back::Commits;
 use super::{Inner, LOCK_CLASS, Store};
 use crate::clock::{Clock, Entropy};
 use crate::error::{Error, Result};
@@ -33,8 +34,8 @@ const LOCK_MIGRATIONS: i32 = 3;
 const LOCK_FILE: &str = "taghook.lock";
 const SQLITE_READERS: u32 = 4;
 const STATEMENT_CACHE: usize = 300;
-const CACHE_KIB: &str = "-32768";
-const CHECKPOINT_PAGES: &str = "8000";
+const CACHE_KIB: &str = "-65536";
+const CHECKPOINT_PAGES: &str = "16000";
 /// How long a transaction waits for a connection before the caller is told that the database is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -109,6 +110,7 @@ impl Store {
             wakes: Wakes::default(),
             local,
             facts,
+            commits: Commits::default(),
             _folder_lock: folder_lock,
         };
         let store = Self(Arc::new(inner));
@@ -180,7 +182,7 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sqlite_options(url: &str, connections: u32, read_only: bool) -> ConnectOptions {
+pub(super) fn sqlite_options(url: &str, connections: u32, read_only: bool) -> ConnectOptions {
     let path = sqlite_path(url);
     let mut options = ConnectOptions::new("sqlite::memory:");
     options
@@ -204,8 +206,8 @@ fn sqlite_options(url: &str, connections: u32, read_only: bool) -> ConnectOption
                 .busy_timeout(Duration::from_secs(5))
                 .foreign_keys(false)
                 .statement_cache_capacity(STATEMENT_CACHE);
-            // The hot pages of the tables and their indexes, in KiB; and how many pages the log may have until they are
-            // written back: each is, however often it was changed meanwhile.
+            // The hot pages of the tables and their indexes, in KiB. Pages are written back beside the writer
+            // ([`Store::write_back`]); at so many it does so itself.
             let sqlite = sqlite.pragma("cache_size", CACHE_KIB).pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
             sqlite.pragma("temp_store", "memory")
         });
