@@ -212,8 +212,8 @@ async fn harm(
                 load.clients.lock().await[number] = servers[number].client()?;
             }
             Harm::KillConnections => database.end_connections().await?,
-            Harm::RestartDatabase => database.restart(false).await?,
-            Harm::CrashDatabase => database.restart(true).await?,
+            Harm::RestartDatabase => database.restart(false),
+            Harm::CrashDatabase => database.restart(true),
         }
         eprintln!("{}: {harm:?} after {} calls", kind.name(), load.next.load(Ordering::Relaxed));
         harms.push(harm);

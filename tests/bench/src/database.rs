@@ -86,18 +86,17 @@ impl Database {
     }
 
     /// Restarts the database's processes, as an operator would or as if they had crashed.
-    pub(crate) async fn restart(&self, has_crashed: bool) -> Result<(), Failure> {
-        let Some(postgres) = &self.postgres else { return Ok(()) };
+    pub(crate) fn restart(&self, has_crashed: bool) {
+        let Some(postgres) = &self.postgres else { return };
         // It takes moments, and nothing here waits for anything else meanwhile.
         tokio::task::block_in_place(|| {
             if has_crashed {
-                postgres.crash()
+                postgres.crash();
             } else {
-                postgres.stop()
+                postgres.stop();
             }
             postgres.begin();
         });
-        Ok(())
     }
 
     /// Runs statements in one transaction.

@@ -37,7 +37,10 @@ pub(crate) struct Row {
     pub(crate) peak_rss_mib: Option<f64>,
 }
 
-const COLUMNS: [(&str, fn(&Row) -> Option<f64>, usize); 12] = [
+/// A column's name, its value in a row, and its decimals.
+type Column = (&'static str, fn(&Row) -> Option<f64>, usize);
+
+const COLUMNS: [Column; 12] = [
     ("accepted/s", |row| row.accepted_per_s, 0),
     ("delivered/s", |row| row.delivered_per_s, 0),
     ("p50 ms", |row| row.p50_ms, 2),
