@@ -90,8 +90,6 @@ fn docs() -> Outcome {
 fn tests() -> Outcome {
     let mut test = cargo_command();
     test.args(["test", "--locked", "--workspace"]).env("PATH", path_with(&[&GRPCURL.installed()?, &node()?])?);
-    // The tests mostly wait: for fsync, for answers, for each other's servers.
-    test.env("RUST_TEST_THREADS", "8");
     command(&mut test, Show::Always)
 }
 
