@@ -347,7 +347,8 @@ both! {
         assert_eq!(retention::secrets(t.store()).await.unwrap(), 0);
         assert_eq!(length().await, with_two);
         clock.advance(TICK);
-        assert_eq!(retention::secrets(t.store()).await.unwrap(), 1);
+        // The server's own retention may have been quicker.
+        retention::secrets(t.store()).await.unwrap();
         assert_eq!(length().await, with_one);
         assert_eq!(retention::secrets(t.store()).await.unwrap(), 0);
         assert_eq!((t.current(&webhook).await.etag, t.secret(&webhook).await), (etag, keys[0].clone()));
