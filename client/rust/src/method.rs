@@ -51,6 +51,7 @@ const REPEATABLE: &[(&str, IsRepeatable)] = repeatable![
     ResumeWebhookRequest,
     TestWebhookRequest,
     TriggerWebhookRequest,
+    RotateWebhookSecretRequest,
     RecordEventRequest,
     RetryDeliveryRequest,
     CancelDeliveryRequest,
