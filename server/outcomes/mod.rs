@@ -125,6 +125,8 @@ impl OutcomeLog {
     /// Waits until somebody watches, and starts the ring anew at the end of the log. Answers with whether to read on.
     async fn skip(&self) -> Result<bool> {
         let inner = &self.0;
+        // What is erased from now on isn't erased in memory.
+        inner.ring.restart(inner.ring.head());
         tokio::select! {
             () = inner.arrivals.notified() => {}
             () = inner.stop.cancelled() => return Ok(false),
