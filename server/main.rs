@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use taghook::clock::Clock;
 use taghook::config::{self, Flags, Loaded, Sources};
 use taghook::error::chain;
+use taghook::lifecycle::Signals;
 use taghook::store::open::{Migration, migrate};
 use taghook::{Environment, Server, first_start, rotation, server, telemetry};
 
@@ -125,8 +126,13 @@ async fn serve(flags: Flags) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let server = Server::start(&loaded.config, Environment::system()).await?;
-    Ok(server.run().await?)
+    // Before the log says that calls are served: whoever reads that may stop the server, and mustn't make it crash.
+    let mut signals = Signals::take()?;
+    let server = tokio::select! {
+        started = Server::start(&loaded.config, Environment::system()) => started?,
+        () = signals.next() => return Ok(()),
+    };
+    Ok(server.run(signals).await?)
 }
 
 async fn migrate_by_hand(flags: Flags, step: Migration) -> Result<(), Failure> {

@@ -100,9 +100,6 @@ pub enum RunError {
     /// It was stopped before everything was finished.
     #[error(transparent)]
     Forced(#[from] Forced),
-    /// The signals can't be taken.
-    #[error("signals can't be taken")]
-    Signals(#[source] io::Error),
 }
 
 /// A running server. Dropped without [`Server::stop`] it ends at once, as if it had crashed.
@@ -180,13 +177,12 @@ impl Server {
         self.finish(std::future::pending()).await
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops gracefully; a second signal forces the stop.
+    /// Runs until one of the signals, then stops gracefully; a second one forces the stop.
     ///
     /// # Errors
     ///
     /// See [`RunError`].
-    pub async fn run(self) -> Result<(), RunError> {
-        let mut signals = Signals::take().map_err(RunError::Signals)?;
+    pub async fn run(self, mut signals: Signals) -> Result<(), RunError> {
         let died = tokio::select! {
             () = signals.next() => None,
             died = self.lifecycle.died() => Some(died),
