@@ -33,11 +33,11 @@ enum Cells {
 }
 
 impl Bulk {
+    /// No rows yet. The first column that is added must be of a kind that is never absent.
     pub(super) fn new(db: &impl ConnectionTrait) -> Self {
         Self { backend: db.get_database_backend(), columns: Vec::new(), extra: Vec::new() }
     }
 
-    /// The first column must be of a kind that is never absent.
     pub(super) fn uuid(self, name: &'static str, cells: impl IntoIterator<Item = Uuid>) -> Self {
         self.column(name, Cells::Uuid(cells.into_iter().collect()))
     }
