@@ -216,6 +216,11 @@ async fn the_ring_forgets_a_deleted_contact() {
         if !server.store.is_sqlite() {
             streams.push(stream(&Server::open(&url, Clock::system()).await, &url).await);
         }
+        // While somebody watches: else there is nothing in memory.
+        let mut watchers = Vec::new();
+        for (log, _) in &streams {
+            watchers.push(log.watch(server.workspace, OutcomeFilter::default(), Start::Now).await.unwrap());
+        }
         let delivery = leased(&mut server).await;
         let contact = delivery.reference.contact_id;
         let settlements = &[&settlement(&delivery, Next::Delivered)];
