@@ -173,7 +173,9 @@ async fn run_on(options: &Options, kind: Kind) -> Result<Summary, Failure> {
 
     // If not all come, the summary says so.
     let _ = timeout(PATIENCE, sink.wait_for(calls)).await;
-    let stuck = stuck(&database).await?;
+    // Those in flight have their time.
+    let unfinished = "SELECT COUNT(*) FROM deliveries WHERE state IN (1, 2)";
+    let stuck = database.number_becomes(unfinished, 0, PATIENCE).await?;
     for server in servers {
         server.kill().await?;
     }
@@ -225,19 +227,6 @@ async fn restart(program: &Path, database: &Database, server: &mut Server) -> Re
     server.kill_at_once().await?;
     *server = Server::start(program, database).await?;
     Ok(())
-}
-
-/// Deliveries that aren't finished, once those in flight had their time.
-async fn stuck(database: &Database) -> Result<i64, Failure> {
-    let mut ticks = interval_at(Instant::now(), Duration::from_millis(200));
-    let end = Instant::now() + PATIENCE;
-    loop {
-        ticks.tick().await;
-        let left = database.number("SELECT COUNT(*) FROM deliveries WHERE state IN (1, 2)").await?;
-        if left == 0 || Instant::now() >= end {
-            return Ok(left);
-        }
-    }
 }
 
 /// Callers that don't give up.

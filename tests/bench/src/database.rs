@@ -6,11 +6,14 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, SqliteConnection};
 use tempfile::TempDir;
+use tokio::time::{Instant, interval_at};
 
 use crate::Failure;
 use crate::postgres::Postgres;
 use crate::sink::MARK;
 
+/// How often the database is asked whether something has come about.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 /// How long a statement waits for the server's transactions on SQLite.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -122,6 +125,19 @@ impl Database {
         })
     }
 
+    /// Asks for a number until it is the expected one, but not for ever; answers with the last.
+    pub(crate) async fn number_becomes(&self, sql: &str, expected: i64, patience: Duration) -> Result<i64, Failure> {
+        let mut ticks = interval_at(Instant::now(), ASK_EVERY);
+        let end = Instant::now() + patience;
+        loop {
+            ticks.tick().await;
+            let number = self.number(sql).await?;
+            if number == expected || Instant::now() >= end {
+                return Ok(number);
+            }
+        }
+    }
+
     async fn session(&self) -> Result<Session, Failure> {
         if self.postgres.is_some() {
             return Ok(Session::Postgres(PgConnection::connect(&self.url).await?));
@@ -182,7 +198,7 @@ impl Database {
     /// How many commits of one row this database makes a second, one after the other.
     pub(crate) async fn commits_per_s(&self, count: u32) -> Result<f64, Failure> {
         self.execute("CREATE TABLE bench_commits (n BIGINT)").await?;
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let insert = "INSERT INTO bench_commits VALUES (1)";
         match self.session().await? {
             Session::Sqlite(mut db) => {

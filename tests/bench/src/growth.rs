@@ -42,6 +42,8 @@ pub(crate) struct Options {
     only: String,
 }
 
+/// The state of a delivery that was delivered, as rows have it.
+const DELIVERED: i16 = 4;
 /// How many deliveries the small queue has, and of how many the rate is taken.
 const SMALL_QUEUE: usize = 10_000;
 /// How many attempts the small log has.
@@ -113,8 +115,12 @@ impl Scene {
         let load = Load { clients: vec![server.client()?], tag_id, with_request_id: false };
         let scene = Self { sink, server, database, load, kind };
         scene.load.closed(0..1, 1, &scene.sink).await?;
-        scene.arrived(1).await?;
-        Ok(scene)
+        // Others are copied from it once it is settled.
+        let settled = format!("SELECT COUNT(*) FROM deliveries WHERE state = {DELIVERED}");
+        match scene.database.number_becomes(&settled, 1, PATIENCE).await? {
+            1 => Ok(scene),
+            other => Err(format!("{other} deliveries instead of the first one").into()),
+        }
     }
 
     async fn arrived(&self, count: usize) -> Result<(), Failure> {
@@ -158,7 +164,7 @@ async fn queue(options: &Options, kind: Kind, waiting: usize) -> Result<Row, Fai
              tag_ids, trigger_us, due_us, snapshot, causation_depth, created_us) \
              SELECT {id}, workspace_id, webhook_id, webhook_event_id, contact_id, source, 2, 0, tag_ids, trigger_us, \
              trigger_us + n, replace(snapshot, 'bench-0@', 'bench-' || {mark} || '@'), causation_depth, created_us \
-             FROM deliveries, {series} WHERE state = 3"
+             FROM deliveries, {series} WHERE state = {DELIVERED}"
         ))
         .await?;
     scene.database.analyze().await?;
@@ -234,7 +240,7 @@ async fn log(options: &Options, kind: Kind, attempts: usize) -> Result<Vec<Row>,
              tag_ids, trigger_us, snapshot, attempt_count, causation_depth, created_us, finished_us) \
              SELECT {id}, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, \
              trigger_us, snapshot, {ATTEMPTS_EACH}, causation_depth, created_us, finished_us \
-             FROM deliveries, {series} WHERE state = 3"
+             FROM deliveries, {series} WHERE state = {DELIVERED}"
         ))
         .await?;
     for number in 1..=ATTEMPTS_EACH {
