@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{PAUSE_AFTER_ERROR, Ready};
 use crate::automation::defer;
-use crate::domain::delivery::{Reason, Source, State};
+use crate::domain::delivery::{Cause, Reason, Source, State};
 use crate::error::{Result, chain};
 use crate::ids::WorkspaceId;
 use crate::store::config::PreparedWebhook;
@@ -36,19 +36,31 @@ pub(super) async fn claim(store: &Store, limit: usize, look: Look) -> Result<Cla
     store
         .write("claim", |tx| async move {
             tx.gate_shared().await?;
-            let mut leased = queue::claim(&tx, limit, look).await?;
+            // First, and few: a queue that never runs dry mustn't keep them from their turn.
+            let share = extra_share(limit, store.entropy().jitter_unit());
+            let mut extra = if share > 0 { extra_attempt::claim(&tx, share).await? } else { Vec::new() };
+            let room = limit.saturating_sub(extra.len());
+            let mut leased = queue::claim(&tx, room, look).await?;
             // The queue goes by time: of what was due before the last one, nothing is left. If all was taken, only what
             // becomes due from now on can follow.
-            let next =
-                leased.last().filter(|_| leased.len() >= limit).map_or(Look::Recent, |last| Look::From(last.due));
-            let room = limit.saturating_sub(leased.len());
-            if room > 0 {
-                leased.extend(extra_attempt::claim(&tx, room).await?);
+            let next = leased.last().filter(|_| leased.len() >= room).map_or(Look::Recent, |last| Look::From(last.due));
+            let room = room.saturating_sub(leased.len());
+            if room > 0 && extra.len() == share {
+                extra.extend(extra_attempt::claim(&tx, room).await?);
             }
+            leased.extend(extra);
             let more = (leased.len() >= limit).then_some(next);
             Ok(Claimed { ready: sort_out(&tx, leased, limit).await?, more })
         })
         .await
+}
+
+/// How many of a claim are attempts beside the schedule if others wait too: an eighth, and of small claims every so many.
+/// `unit` is -1.0 to 1.0, by chance.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 7")]
+fn extra_share(limit: usize, unit: f64) -> usize {
+    let chance = ((unit + 1.0) * 4.0) as usize;
+    (limit + chance.min(7)) / 8
 }
 
 /// Leases that this server holds without knowing, after a commit of unknown result.
@@ -107,28 +119,34 @@ async fn sort_out(tx: &Tx, leased: Vec<LeasedDelivery>, permits: usize) -> Resul
     admit(tx, ready, permits).await
 }
 
-/// Puts those into their lanes whose endpoints have no room.
+/// Puts those into their lanes whose endpoints have no room. Attempts of replays are in no lane: they come back later. What
+/// people want now is sent whatever the room.
 async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, permits: usize) -> Result<Vec<Ready>> {
     let (local, is_full) = (tx.store().local(), leased.len() >= permits);
     let (mut ready, mut blocked, mut counts) = (Vec::new(), Vec::new(), HashMap::<_, usize>::new());
+    let mut put_off = Vec::new();
     for (delivery, webhook) in leased {
         let free = local.free() + permits.saturating_sub(ready.len());
         let enter = |entry| local.endpoints().enter(&webhook, entry, free, tx.now());
-        let (is_test, is_extra) = (delivery.reference.source == Source::Test, delivery.extra_id.is_some());
-        let slot = match (is_test, is_extra, delivery.order) {
+        let is_test = delivery.reference.source == Source::Test;
+        let slot = match (is_test, delivery.cause, delivery.order) {
             (true, ..) => None,
-            (_, true, _) => enter(Entry::Forced),
+            (_, Cause::Manual, _) => enter(Entry::Forced),
+            (_, Cause::Replay, _) => enter(Entry::Lane),
             (.., Some(_)) => None,
             (.., None) => enter(Entry::Common),
         };
         if is_test || slot.is_some() {
             ready.push(Ready { delivery, webhook, slot });
+        } else if let Some(extra) = delivery.extra_id {
+            put_off.push(extra);
         } else {
             blocked.push(delivery.id);
             *counts.entry((delivery.webhook_id, delivery.workspace_id)).or_default() += 1;
         }
     }
     lane::enter(tx, &blocked).await?;
+    extra_attempt::put_off(tx, &put_off).await?;
     for ((webhook, workspace), count) in counts {
         tx.note_lane(webhook, workspace);
         if is_full || count >= MANY_BLOCKED {
@@ -139,10 +157,13 @@ async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, per
 }
 
 /// Gives a lease up whose request's turn hasn't come.
-pub(super) async fn put_in_lane(store: &Store, job: &Job) {
+pub(super) async fn give_way(store: &Store, job: &Job) {
     let delivery = &job.delivery;
     let written = store
-        .write("put_in_lane", |tx| async move {
+        .write("give_way", |tx| async move {
+            if let Some(extra) = delivery.extra_id {
+                return extra_attempt::put_off(&tx, &[extra]).await;
+            }
             lane::enter(&tx, &[delivery.id]).await?;
             tx.note_lane(delivery.webhook_id, delivery.workspace_id);
             Ok(())
@@ -163,4 +184,18 @@ pub(super) async fn end_orphan(tx: &Tx, delivery: &LeasedDelivery) -> Result<()>
     }
     end::end(tx, delivery.workspace_id, Which::Delivery(delivery.id), State::Cancelled, Reason::WebhookDeleted).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_beside_the_schedule_have_an_eighth_of_the_claims() {
+        for unit in [-1.0, 0.0, 0.99, 1.0] {
+            assert!((32..=33).contains(&extra_share(256, unit)), "{unit}");
+        }
+        assert_eq!([-1.0, 0.7, 0.75, 1.0].map(|unit| extra_share(1, unit)), [0, 0, 1, 1]);
+        assert_eq!(extra_share(8, -1.0), 1);
+    }
 }

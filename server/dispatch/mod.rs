@@ -38,7 +38,7 @@ use crate::store::config::PreparedWebhook;
 use crate::store::delivery::queue::{self, Look};
 use crate::store::endpoint::Slot;
 use crate::store::lease::{Handover, Job, Permit};
-use crate::store::{Store, delivery::LeasedDelivery};
+use crate::store::{Store, delivery::LeasedDelivery, extra_attempt};
 use lanes::Lanes;
 use send::Sender;
 use settle::Finished;
@@ -242,7 +242,7 @@ impl Crew {
         self.attempts.spawn(async move {
             let mut job = job;
             if !job.permit.turn().await {
-                return claim::put_in_lane(&store, &job).await;
+                return claim::give_way(&store, &job).await;
             }
             let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
             let Job { delivery, mut permit, .. } = job;
@@ -291,7 +291,10 @@ impl Crew {
     }
 
     async fn next_due(&self) -> Result<NextLook> {
-        Ok(NextLook::Due(queue::next_due(self.store.read(), self.store.clock().now()).await?))
+        let db = self.store.read();
+        let scheduled = queue::next_due(db, self.store.clock().now()).await?;
+        let extra = extra_attempt::next_due(db).await?;
+        Ok(NextLook::Due([scheduled, extra].into_iter().flatten().min()))
     }
 
     async fn reclaim(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 //! However one of a replay leaves the queue, the replay counts it: every deletion here says so.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use super::delivery::queue::{held_but_for, leased_of};
 use super::replay::Ended;
 use crate::domain::delivery::{Cause, Source};
 use crate::domain::replay::ReplayState;
+use crate::domain::time::Micros;
 use crate::domain::webhook::WebhookState;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, ReplayId, WebhookEventId, WebhookId, WorkspaceId, uuid_v7};
@@ -88,11 +90,8 @@ pub(super) async fn insert_replayed(
 pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
     let backend = tx.db().get_database_backend();
     let due = format!(
-        "SELECT id FROM extra_attempts WHERE parked = FALSE AND due_us <= $1 \
-         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) \
-         AND (replay_id IS NULL OR NOT EXISTS \
-         (SELECT 1 FROM replays r WHERE r.id = extra_attempts.replay_id AND r.state = {})) ORDER BY due_us LIMIT $2",
-        ReplayState::Cancelled.code()
+        "SELECT id FROM extra_attempts WHERE parked = FALSE AND due_us <= $1 AND {} ORDER BY due_us LIMIT $2",
+        claimable()
     );
     let chosen = match backend {
         DbBackend::Postgres => format!("= ANY (ARRAY({due} FOR UPDATE SKIP LOCKED))"),
@@ -124,6 +123,15 @@ pub async fn claim(tx: &Tx, limit: usize) -> Result<Vec<LeasedDelivery>> {
         delete(tx, id).await?;
     }
     Ok(leased)
+}
+
+/// The condition of those that nobody holds and whose replay, if they have one, wasn't cancelled.
+fn claimable() -> String {
+    format!(
+        "{FREE} AND (replay_id IS NULL OR NOT EXISTS \
+         (SELECT 1 FROM replays r WHERE r.id = extra_attempts.replay_id AND r.state = {}))",
+        ReplayState::Cancelled.code()
+    )
 }
 
 /// What is sent of those that have values.
@@ -229,6 +237,15 @@ pub(super) async fn count_queued(tx: &Tx, replay: ReplayId, limit: i64) -> Resul
     Ok(row.map(|row| row.try_get("", "queued")).transpose()?.unwrap_or(0))
 }
 
+/// How many attempts of a replay there are, held ones and those in flight included; counting ends at `limit`.
+pub(super) async fn count_left(tx: &Tx, replay: ReplayId, limit: i64) -> Result<i64> {
+    let sql = "SELECT COUNT(*) AS counted FROM (SELECT 1 FROM extra_attempts WHERE replay_id = $1 LIMIT $2) AS found";
+    let values = [replay.0.into(), limit.into()];
+    let statement = Statement::from_sql_and_values(tx.db().get_database_backend(), sql, values);
+    let row = tx.db().query_one_raw(statement).await?;
+    Ok(row.map(|row| row.try_get("", "counted")).transpose()?.unwrap_or(0))
+}
+
 /// Drops the attempts that a webhook event owes; those in flight end by themselves.
 ///
 /// # Errors
@@ -261,6 +278,45 @@ pub async fn release_unknown(tx: &Tx, known: &[Uuid]) -> Result<()> {
     .await?;
     tx.announce_work();
     Ok(())
+}
+
+/// How long an attempt is put off whose endpoint has no room.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+
+/// Gives leases up for a moment: their endpoints have no room.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn put_off(tx: &Tx, ids: &[Uuid]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut bulk = Bulk::new(tx.db()).uuid("chosen", ids.iter().copied());
+    let (owner, until) =
+        (bulk.param(tx.store().local().server()), bulk.param(tx.now().saturating_add(NO_ROOM_PAUSE).0));
+    bulk.execute(tx.db(), |rows| {
+        format!(
+            "UPDATE extra_attempts SET lease_owner = NULL, due_us = {until} FROM {rows} \
+             WHERE extra_attempts.id = r.chosen AND extra_attempts.lease_owner = {owner}"
+        )
+    })
+    .await?;
+    // Whoever sleeps may sleep for longer than that.
+    tx.announce_work();
+    Ok(())
+}
+
+/// When the next attempt that nobody holds is due; `None` if none is.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn next_due(db: &impl ConnectionTrait) -> Result<Option<Micros>> {
+    let sql =
+        format!("SELECT due_us FROM extra_attempts WHERE parked = FALSE AND {} ORDER BY due_us LIMIT 1", claimable());
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
+    Ok(row.map(|row| row.try_get("", "due_us")).transpose()?.map(Micros))
 }
 
 /// Takes leased attempts out of the queue, without a lease: their webhook doesn't send.

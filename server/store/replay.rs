@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::bulk::Bulk;
 use super::config::WorkspaceConfig;
 use super::extra_attempt::{self, Replayed};
+use super::heartbeat::HEARTBEAT_LIMIT;
 use super::retention::first_id_of;
 use super::{Store, Tx};
 use crate::domain::delivery::{Source, State};
@@ -165,11 +166,13 @@ pub async fn cancel(tx: &Tx, workspace: WorkspaceId, id: ReplayId) -> Result<Rep
     Ok(Replay { state: ReplayState::Cancelled, finished: Some(tx.now()), counts, ..replay })
 }
 
-/// Drops a step's worth of what a replay owes; at the last one there is nothing more to do for it.
+/// Drops a step's worth of what a replay owes. Those in flight end by themselves; but their server may die, so that it is
+/// looked again until none is left.
 async fn drop_attempts(tx: &Tx, id: ReplayId) -> Result<u64> {
     let dropped = extra_attempt::forget_replay(tx, id, STEP.into()).await?;
     if dropped < STEP.into() {
-        wait(tx, id, None).await?;
+        let are_in_flight = extra_attempt::count_left(tx, id, 1).await? > 0;
+        wait(tx, id, are_in_flight.then(|| tx.now().saturating_add(HEARTBEAT_LIMIT))).await?;
     }
     Ok(dropped)
 }

@@ -266,6 +266,36 @@ both! {
         assert_eq!((replay.state(), counts(&replay)), (ReplayState::Cancelled, [6, 0, 0, 1, 0, 5]));
     }
 
+    /// A replay is no way past the limits of an endpoint, and holds no sender that others need.
+    async fn a_replay_keeps_to_the_cap_of_its_endpoint(database: Database) {
+        let mut settings = database.settings();
+        settings.config.dispatch.senders = 8;
+        let mut s = Scene::set_with(database, settings).await;
+        s.t.update(&s.webhook, &["max_concurrency"], |webhook| webhook.max_concurrency = 2).await;
+        let ids = s.exhausted(12).await;
+        let (mut other, gate) = (Receiver::start().await, Gate::closed());
+        let healthy = one_attempt(&s.t, &other, 2).await;
+        s.receiver.answer(Answer::ok().behind(&gate));
+        let begun = s.begin(1_000, ReplayFilter::default()).await;
+        s.receiver.recv_all(2).await;
+        s.t.replay_until(&begun.id, |replay| replay.pending_count == 12).await;
+        for _ in 0..5 {
+            s.clock.advance(Duration::from_secs(1));
+            s.t.trigger(&healthy, &s.contact).await;
+            other.recv_all(2).await;
+        }
+        assert_eq!((s.receiver.count(), s.receiver.peak()), (14, 2));
+        gate.open();
+        let done = async {
+            while s.t.replay_now(&begun.id).await.state() != ReplayState::Completed {
+                s.clock.advance(Duration::from_secs(1));
+                tokio::task::yield_now().await;
+            }
+        };
+        within("the end of the replay", done).await;
+        assert_eq!((s.receiver.count(), s.receiver.peak()), (ids.len() * 2, 2));
+    }
+
     /// A webhook that is paused meanwhile gets its part after the resume, at the replay's rate. Others don't wait for it.
     async fn a_paused_webhook_holds_its_part(database: Database) {
         let mut s = Scene::set(database).await;

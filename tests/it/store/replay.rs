@@ -95,6 +95,38 @@ async fn a_step_has_a_bound_and_the_queue_too() {
     }
 }
 
+/// What was in flight at a cancellation ends by itself; if its server gives the lease up or dies, it is dropped and not
+/// sent, and it doesn't keep its delivery for ever.
+#[tokio::test]
+async fn what_a_cancelled_replay_left_in_flight_is_dropped() {
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let (clock, hand) = Clock::manual(START);
+        let server = Server::open(&url, clock).await;
+        deliveries(&server, 4, EXHAUSTED).await;
+        let id = begin(&server, 1_000).await;
+        assert_eq!(steps(&server).await, 4);
+        let claim = |tx: Tx| async move { extra_attempt::claim(&tx, 1).await };
+        assert_eq!(server.store.write("claim", claim).await.unwrap().len(), 1);
+        let workspace = server.workspace;
+        let cancel = |tx: Tx| async move {
+            tx.gate_exclusive().await?;
+            replay::cancel(&tx, workspace, id).await
+        };
+        server.store.write("cancel", cancel).await.unwrap();
+        assert_eq!(steps(&server).await, 1);
+        // Nobody knows of the lease any more.
+        let release = |tx: Tx| async move { extra_attempt::release_unknown(&tx, &[]).await };
+        server.store.write("release", release).await.unwrap();
+        assert!(server.store.write("claim", claim).await.unwrap().is_empty());
+        hand.advance(Duration::from_secs(10));
+        assert_eq!(steps(&server).await, 0);
+        let replay = replay::get(server.store.read(), workspace, id).await.unwrap();
+        assert_eq!((replay.counts.cancelled, replay.counts.pending()), (4, 0));
+        assert_eq!(replay::go_on(&server.store).await.unwrap(), Next::Idle);
+    }
+}
+
 /// Whoever makes a step, it is made once, whether two make it at once or its commit was lost.
 #[tokio::test]
 async fn no_delivery_is_taken_by_two_steps() {
