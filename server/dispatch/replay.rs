@@ -33,7 +33,11 @@ async fn work(store: &Store) {
             Ok(Next::At(time)) => Some(time),
             Ok(Next::Idle) => None,
             Err(error) => {
-                tracing::debug!(error = chain(&error), "replays can't go on yet");
+                if error.is_passing() {
+                    tracing::debug!(error = chain(&error), "replays can't go on yet");
+                } else {
+                    tracing::warn!(error = chain(&error), "a replay can't go on");
+                }
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 continue;
             }

@@ -38,16 +38,12 @@ async fn work(store: &Store, settings: RetentionSettings) {
     let mut cooldowns = Walk::default();
     let mut wakes = store.wakes().watch_leftovers();
     loop {
-        if let Err(error) = round(store, settings, &mut cooldowns).await {
-            tracing::debug!(error = chain(&error), "old rows can't be removed yet");
-        }
+        round(store, settings, &mut cooldowns).await;
         let next = Instant::now() + EVERY;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(next) => break,
-                _ = wakes.changed() => if let Err(error) = leftovers(store).await {
-                    tracing::debug!(error = chain(&error), "what changes have left can't be done yet");
-                },
+                _ = wakes.changed() => told(leftovers(store).await),
             }
         }
     }
@@ -61,26 +57,40 @@ async fn leftovers(store: &Store) -> Result<()> {
     Ok(())
 }
 
-async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk) -> Result<()> {
-    leftovers(store).await?;
-    repeat(|| retention::outcomes(store, settings.attempts)).await?;
+/// Does each kind by itself: one that fails keeps no other from its turn.
+async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk) {
+    let keep = settings.deliveries;
+    told(leftovers(store).await);
+    told(repeat(|| retention::outcomes(store, settings.attempts)).await);
+    told(deliveries(store, keep).await);
+    told(repeat(|| retention::held_deliveries(store, keep)).await);
+    told(repeat(|| retention::held_attempts(store, keep)).await);
+    told(repeat(|| retention::replays(store, keep)).await);
+    told(repeat(|| retention::stats(store, settings.stats)).await);
+    told(repeat(|| retention::requests(store)).await);
+    told(repeat(|| retention::secrets(store)).await);
+    told(repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await);
+    told(retention::cooldowns(store, settings.cooldowns, *cooldowns).await.map(|next| *cooldowns = next));
+}
+
+fn told(result: Result<()>) {
+    match result {
+        Ok(()) => {}
+        Err(error) if error.is_passing() => tracing::debug!(error = chain(&error), "old rows can't be removed yet"),
+        Err(error) => tracing::warn!(error = chain(&error), "old rows can't be removed"),
+    }
+}
+
+async fn deliveries(store: &Store, keep: Duration) -> Result<()> {
     let mut walk = Walk::default();
     for _ in 0..MAX_STEPS {
-        let (count, next) = retention::deliveries(store, settings.deliveries, walk).await?;
+        let (count, next) = retention::deliveries(store, keep, walk).await?;
         walk = next;
         if count < STEP {
             break;
         }
         tokio::time::sleep(BREATH).await;
     }
-    repeat(|| retention::held_deliveries(store, settings.deliveries)).await?;
-    repeat(|| retention::held_attempts(store, settings.deliveries)).await?;
-    repeat(|| retention::replays(store, settings.deliveries)).await?;
-    repeat(|| retention::stats(store, settings.stats)).await?;
-    repeat(|| retention::requests(store)).await?;
-    repeat(|| retention::secrets(store)).await?;
-    repeat(|| async { Ok(if retention::deleted_workspaces(store).await? > 0 { STEP } else { 0 }) }).await?;
-    *cooldowns = retention::cooldowns(store, settings.cooldowns, *cooldowns).await?;
     Ok(())
 }
 
