@@ -100,15 +100,20 @@ pub fn next_master_key(config: &Config) -> Result<Option<MasterKey>, KeyFileErro
     Ok(text.map(|text| MasterKey::parse_base64(&text)).transpose()?)
 }
 
-/// Puts the next master key, by which the database is sealed now, in the key file's place, and keeps the former one beside
-/// it under a name with its id, for backups of the database. Nothing is done where the environment gives the keys.
+/// Puts the next master key, by which the database is sealed at present, in the key file's place, and keeps the former one beside
+/// it under a name with its id, for backups of the database. Nothing is done where the environment gives the keys, nor with
+/// a file that holds another key.
 ///
 /// # Errors
 ///
 /// See [`KeyFileError`].
-pub fn adopt_next_master_key(config: &Config) -> Result<(), KeyFileError> {
+pub fn adopt_next_master_key(config: &Config, present: &Sealer) -> Result<(), KeyFileError> {
     let path = config.key_file();
-    if config.secrets.key.is_some() || !key_file::next(&path).exists() {
+    if config.secrets.key.is_some() {
+        return Ok(());
+    }
+    let Some(next) = key_file::read(&key_file::next(&path))? else { return Ok(()) };
+    if Sealer::new(&MasterKey::parse_base64(&next)?).key_id() != present.key_id() {
         return Ok(());
     }
     if let Some(text) = key_file::read(&path)? {
@@ -152,9 +157,9 @@ pub async fn api_keys(store: &Store, folder: &Path) -> Result<(), KeyFileError> 
         tracing::info!("made root.key and default.key in the data folder");
         return Ok(());
     }
-    // Another server was first; what was written here opens nothing.
-    for (name, is_made) in [(ROOT_KEY_FILE, made_root), (DEFAULT_KEY_FILE, made_default)] {
-        if is_made {
+    // Another server was first; what was written here opens nothing, unless it has read it in the folder that we share.
+    for (name, is_made, secret) in [(ROOT_KEY_FILE, made_root, &root), (DEFAULT_KEY_FILE, made_default, &default)] {
+        if is_made && api_key::find(store.read(), &secret.hash()).await?.is_none() {
             fs::remove_file(folder.join(name)).map_err(|source| KeyFileError::Io { name: name.to_owned(), source })?;
         }
     }

@@ -85,7 +85,7 @@ pub async fn rotate_master(config: &Config, environment: &Environment) -> Result
     let path = config.key_file();
     let is_in_file = config.secrets.key.is_none();
     let files = is_in_file.then(|| (path.clone(), first_start::former_master_key_file(&path, &from)));
-    first_start::adopt_next_master_key(config)?;
+    first_start::adopt_next_master_key(config, &to)?;
     Ok(MasterRotation { webhooks, files })
 }
 

@@ -231,8 +231,8 @@ pub(crate) async fn open_store(
     if master.is_new && !is_present && !matches!(opened, Err(StartError::Store(_))) {
         first_start::forget_master_key(config);
     }
-    if !is_present && opened.is_ok() {
-        first_start::adopt_next_master_key(config)?;
+    if let (false, Ok(_), Some(next)) = (is_present, &opened, &next) {
+        first_start::adopt_next_master_key(config, next)?;
         tracing::info!("the database has the new master key");
     }
     opened
