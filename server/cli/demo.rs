@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use taghook::config::{Config, Egress};
+use taghook::lifecycle::Signals;
 use taghook::{Environment, Server};
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::trigger_decision::Decision;
@@ -32,12 +33,13 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 ///
 /// Whatever went wrong, or that it took over 30 seconds.
 pub(crate) async fn run(environment: Environment) -> Result<()> {
+    let mut signals = Signals::take()?;
     let folder = tempfile::Builder::new().prefix("taghook-demo-").tempdir()?;
     let told = tokio::select! {
         told = timeout(DEADLINE, start(folder.path(), environment)) => {
             told.unwrap_or_else(|_| Err(format!("it took over {} s", DEADLINE.as_secs()).into()))
         }
-        _ = tokio::signal::ctrl_c() => Err("it was interrupted".into()),
+        () = signals.next() => Err("it was interrupted".into()),
     };
     folder.close()?;
     told

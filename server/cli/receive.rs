@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use taghook::clock::Clock;
+use taghook::lifecycle::Signals;
 use taghook_client::webhook;
 
 use super::receiver::{Received, Receiver};
@@ -41,16 +42,16 @@ pub(crate) struct Args {
 ///
 /// The address can't be listened on, or the output can't be written.
 pub(crate) async fn run(args: &Args, clock: Clock) -> io::Result<()> {
+    let mut signals = Signals::take()?;
     let status = StatusCode::from_u16(args.status).map_err(io::Error::other)?;
     let mut receiver = Receiver::start(args.listen, status, clock)
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("{} can't be listened on: {error}", args.listen)))?;
     greet(args, receiver.address())?;
-    let mut end = std::pin::pin!(interrupted());
     let printed = loop {
         let received = tokio::select! {
             received = receiver.next() => received?,
-            () = &mut end => break Ok(()),
+            () = signals.next() => break Ok(()),
         };
         let verdict = Verdict::of(&received, &args.secrets);
         let printed = if args.json { print_json(&received, verdict) } else { print(&received, verdict) };
@@ -123,27 +124,6 @@ fn as_json(received: &Received, verdict: Verdict) -> Value {
         "signature_error": signature_error,
         "status": received.status.as_u16(),
     })
-}
-
-/// Returns when the process is asked to end: Ctrl-C, or SIGTERM where there is such a thing.
-async fn interrupted() {
-    let ctrl_c = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                () = ctrl_c => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    ctrl_c.await;
 }
 
 /// Reads a secret, to refuse at once what could never verify.

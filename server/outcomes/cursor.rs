@@ -68,7 +68,7 @@ mod tests {
 
     fn facts(epoch: u128, key: u8) -> Facts {
         let default_workspace = WorkspaceId(Uuid::nil());
-        Facts { log_epoch: Uuid::from_u128(epoch), cursor_key: [key; 32], default_workspace, is_new: false }
+        Facts { log_epoch: Uuid::from_u128(epoch), cursor_key: [key; 32], default_workspace }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::convert::{duration, parse_duration, parse_time, timestamp};
 use crate::domain::outcome::Kind;
 use crate::domain::stats::{Figures, Percentiles, bucket_from, bucket_of, bucket_us};
 use crate::domain::time::Micros;
-use crate::error::{Result, Violations};
+use crate::error::{Error, Result, Violations};
 use crate::ids::WebhookId;
 use crate::pb;
 use crate::store;
@@ -39,7 +39,8 @@ pub(super) async fn get(
     call.finish()?;
     let (db, workspace_id) = (services.store.read(), call.workspace()?);
     if let Some(id) = webhook_id {
-        store::webhook::get(db, &services.store, workspace_id, id).await?;
+        let config = services.store.config(workspace_id).await?;
+        config.webhook(id).ok_or_else(|| Error::not_found(id))?;
     }
     let subject = Subject { workspace_id, webhook_id };
     let parts = store::stats::figures(db, subject, (window.start, window.end), window.part_us()).await?;

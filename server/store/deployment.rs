@@ -26,8 +26,6 @@ pub struct Facts {
     pub cursor_key: [u8; 32],
     /// The workspace that the first start made.
     pub default_workspace: WorkspaceId,
-    /// Whether this start was the first.
-    pub is_new: bool,
 }
 
 /// Reads the facts, or writes them if this is the first start.
@@ -44,7 +42,7 @@ pub async fn initialise(tx: &Tx, sealer: &Sealer) -> Result<Facts> {
     let entropy = tx.store().entropy();
     let default_workspace = WorkspaceId::generate(tx.now(), entropy);
     let cursor_key = entropy.bytes();
-    let facts = Facts { log_epoch: uuid_v7(tx.now(), entropy), cursor_key, default_workspace, is_new: true };
+    let facts = Facts { log_epoch: uuid_v7(tx.now(), entropy), cursor_key, default_workspace };
     let sealed = entropy.with(|rng| sealer.seal(rng, CURSOR_KEY_CONTEXT, &cursor_key));
     put(tx, LOG_EPOCH, &facts.log_epoch.to_string()).await?;
     put(tx, DEFAULT_WORKSPACE, &facts.default_workspace.to_string()).await?;
@@ -64,7 +62,6 @@ async fn read(tx: &Tx, sealer: &Sealer) -> Result<Option<Facts>> {
         log_epoch: epoch.parse().map_err(Error::internal)?,
         cursor_key: <[u8; 32]>::try_from(cursor_key.as_slice()).map_err(Error::internal)?,
         default_workspace: workspace.parse().map_err(Error::internal)?,
-        is_new: false,
     }))
 }
 

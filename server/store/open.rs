@@ -94,12 +94,7 @@ impl Store {
         prepare(&writer, options.migrate).await?;
         let server = super::super::ids::uuid_v7(options.clock.now(), &options.entropy);
         let (local, jobs) = LocalDispatch::new(server, options.senders);
-        let facts = Facts {
-            log_epoch: Uuid::nil(),
-            cursor_key: [0; 32],
-            default_workspace: WorkspaceId(Uuid::nil()),
-            is_new: false,
-        };
+        let facts = Facts { log_epoch: Uuid::nil(), cursor_key: [0; 32], default_workspace: WorkspaceId(Uuid::nil()) };
         let mut inner = Inner {
             reader,
             writer,
