@@ -157,7 +157,7 @@ async fn admit(tx: &Tx, leased: Vec<(LeasedDelivery, Arc<PreparedWebhook>)>, per
 }
 
 /// Gives a lease up whose request's turn hasn't come.
-pub(super) async fn give_way(store: &Store, job: &Job) {
+pub(super) async fn give_way(store: &Store, job: Job) {
     let delivery = &job.delivery;
     let written = store
         .write("give_way", |tx| async move {
@@ -172,6 +172,8 @@ pub(super) async fn give_way(store: &Store, job: &Job) {
     if let Err(error) = written {
         tracing::debug!(error = chain(&error), "a lease can't be given up yet");
         tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+        // First it must be known no more.
+        drop(job);
         // Whoever looks for leases that nobody knows of will find it.
         store.local().lost_commit();
     }

@@ -18,8 +18,10 @@ use crate::store::{Store, Tx};
 
 /// The most lanes of one claim.
 const MAX_LANES: usize = 16;
-/// How many lanes, and how many chains, one look at everything goes through; the next one goes on from there.
+/// How many lanes, and how many chains, are looked for at a time; and how often, at one look at everything. The next one goes
+/// on from there.
 const PAGE: usize = 500;
+const MAX_PAGES: usize = 10;
 /// How many deliveries of a webhook that doesn't send are taken out of its lane at a time.
 const MAX_PARKED: usize = 1_000;
 /// How many deliveries of a webhook that is gone are ended at a time.
@@ -52,7 +54,8 @@ impl Lanes {
         let (local, clock) = (store.local(), store.clock());
         loop {
             let now = clock.now();
-            if local.endpoints().is_any_ready(local.free(), now) {
+            // Where no sender is free now, one is waited for as it is for the common queue.
+            if local.endpoints().is_any_ready(local.free().max(1), now) {
                 return;
             }
             let next = local.endpoints().next_time(now);
@@ -71,8 +74,15 @@ impl Lanes {
 
     /// Finds lanes with rows and chains that are stuck: those of other servers, and of this one before its start.
     pub(super) async fn find(&mut self, store: &Store) {
-        if let Err(error) = self.find_page(store).await {
-            tracing::debug!(error = chain(&error), "the lanes can't be looked for");
+        for _ in 0..MAX_PAGES {
+            if let Err(error) = self.find_page(store).await {
+                tracing::debug!(error = chain(&error), "the lanes can't be looked for");
+                return;
+            }
+            let start = Self::default();
+            if (self.found_to, self.chains_to) == (start.found_to, start.chains_to) {
+                return;
+            }
         }
     }
 
@@ -97,7 +107,8 @@ impl Lanes {
     pub(super) async fn claim(&mut self, crew: &Crew, first: Permit) {
         let permits = crew.permits(first);
         let (local, now) = (crew.store.local(), crew.store.clock().now());
-        let lanes = local.endpoints().ready(MAX_LANES, local.free() + permits.len(), now);
+        // No more than permits: each is to have its part.
+        let lanes = local.endpoints().ready(MAX_LANES.min(permits.len()), local.free() + permits.len(), now);
         self.pause = None;
         match take(&crew.store, &lanes, permits.len()).await {
             Ok(Taken { ready, found }) => {

@@ -78,12 +78,15 @@ impl Dispatcher {
 
         self.store.local().close();
         self.handovers.close();
-        while let Some(handover) = self.handovers.recv().await {
-            crew.take(handover).await;
-        }
-        attempts.close();
+        let finish = async {
+            while let Some(handover) = self.handovers.recv().await {
+                crew.take(handover).await;
+            }
+            attempts.close();
+            attempts.wait().await;
+        };
         tokio::select! {
-            () = attempts.wait() => {}
+            () = finish => {}
             () = hard.cancelled() => {}
         }
         // The settler ends when nobody can hand it anything any more.
@@ -226,6 +229,7 @@ impl Crew {
         match handover {
             Handover::Job(job) => self.start(*job),
             Handover::LostCommit => {
+                self.store.local().look_for_lost();
                 // The database knows what became of it.
                 if let Err(error) = self.reclaim().await {
                     tracing::debug!(error = chain(&error), "leases of an unknown commit can't be looked for yet");
@@ -242,7 +246,7 @@ impl Crew {
         self.attempts.spawn(async move {
             let mut job = job;
             if !job.permit.turn().await {
-                return claim::give_way(&store, &job).await;
+                return claim::give_way(&store, job).await;
             }
             let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
             let Job { delivery, mut permit, .. } = job;

@@ -5,6 +5,7 @@
 //! inserted already leased and handed over after the commit, so that the common case needs no claim.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -143,6 +144,8 @@ pub struct LocalDispatch {
     permits: Arc<Semaphore>,
     in_flight: InFlight,
     queue: mpsc::UnboundedSender<Handover>,
+    /// Whether a lost commit was told that nobody has looked after yet.
+    has_lost: AtomicBool,
     endpoints: Arc<Endpoints>,
 }
 
@@ -152,7 +155,17 @@ impl LocalDispatch {
     pub fn new(server: Uuid, permits: usize) -> (Self, mpsc::UnboundedReceiver<Handover>) {
         let (queue, receiver) = mpsc::unbounded_channel();
         let (semaphore, endpoints) = (Arc::new(Semaphore::new(permits)), Endpoints::new(permits));
-        (Self { server, permits: semaphore, in_flight: InFlight::default(), queue, endpoints }, receiver)
+        (
+            Self {
+                server,
+                permits: semaphore,
+                in_flight: InFlight::default(),
+                queue,
+                has_lost: AtomicBool::new(false),
+                endpoints,
+            },
+            receiver,
+        )
     }
 
     /// This server's incarnation, the owner of its leases.
@@ -218,9 +231,16 @@ impl LocalDispatch {
         }
     }
 
-    /// Says that a commit's result is unknown.
+    /// Says that a commit's result is unknown. Of several, one look finds what all of them have left.
     pub fn lost_commit(&self) {
-        let _ = self.queue.send(Handover::LostCommit);
+        if !self.has_lost.swap(true, Ordering::SeqCst) {
+            let _ = self.queue.send(Handover::LostCommit);
+        }
+    }
+
+    /// Says that what lost commits have left is being looked for.
+    pub fn look_for_lost(&self) {
+        self.has_lost.store(false, Ordering::SeqCst);
     }
 }
 

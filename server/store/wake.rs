@@ -24,6 +24,8 @@ const BEFORE_ERASED: char = ';';
 const ANY: &str = "*";
 /// The most ids of a payload, which may have 8,000 bytes.
 const MAX_ERASED: usize = 200;
+/// The most ids that are kept until somebody takes them.
+const MAX_KEPT: usize = 10_000;
 /// How long to wait before the listener connects again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// How long the listener hears nothing before it asks whether the database is there.
@@ -46,6 +48,17 @@ pub enum Erasures {
     Of(Vec<ContactId>),
     /// Those of any: some of them may not have been heard.
     Any,
+}
+
+impl Erasures {
+    /// Adds contacts. Nobody may take them for long; of too many, all that is in memory is forgotten instead.
+    fn add(&mut self, contacts: &[ContactId]) {
+        let Self::Of(erased) = self else { return };
+        erased.extend_from_slice(contacts);
+        if erased.len() > MAX_KEPT {
+            *self = Self::Any;
+        }
+    }
 }
 
 impl Default for Erasures {
@@ -75,9 +88,7 @@ impl Wakes {
         if contacts.is_empty() {
             return;
         }
-        if let Erasures::Of(erased) = &mut *self.lock_erasures() {
-            erased.extend_from_slice(contacts);
-        }
+        self.lock_erasures().add(contacts);
         self.outcomes();
     }
 
@@ -237,5 +248,14 @@ mod tests {
             check(outcomes, dispatch, &vec![contact; MAX_ERASED + 1], &Erasures::Any);
         }
         assert!(payload(true, true, &vec![contact; MAX_ERASED]).len() < 8_000);
+    }
+
+    #[test]
+    fn erasures_that_nobody_takes_have_an_end() {
+        let (wakes, contact) = (Wakes::default(), ContactId(Uuid::nil()));
+        wakes.erase(&vec![contact; MAX_KEPT]);
+        wakes.erase(&[contact]);
+        assert_eq!(wakes.take_erasures(), Erasures::Any);
+        assert_eq!(wakes.take_erasures(), Erasures::default());
     }
 }
