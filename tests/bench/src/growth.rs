@@ -67,8 +67,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     for kind in options.database.kinds() {
         let wanted = |what: &str| what.contains(&options.only);
         if wanted("queue") {
-            for waiting in [SMALL_QUEUE, options.waiting] {
-                rows.push(shown(queue(options, *kind, waiting).await?));
+            for place in [Place::Lane, Place::Common] {
+                for waiting in [SMALL_QUEUE, options.waiting] {
+                    rows.push(shown(queue(options, *kind, waiting, place).await?));
+                }
             }
         }
         if wanted("watchers") {
@@ -151,19 +153,46 @@ impl Scene {
     }
 }
 
+/// Where deliveries wait.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// In the common queue: retries that are due, or what was never looked at. Those that their endpoint has no room for move
+    /// to its lane.
+    Common,
+    /// In their endpoint's lane, where whatever it has no room for goes at once.
+    Lane,
+}
+
+impl Place {
+    /// As rows have it.
+    fn code(self) -> i16 {
+        match self {
+            Self::Common => 0,
+            Self::Lane => 1,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Common => "in the common queue",
+            Self::Lane => "in a lane",
+        }
+    }
+}
+
 /// The rate of sending what waits, with so many waiting.
-async fn queue(options: &Options, kind: Kind, waiting: usize) -> Result<Row, Failure> {
+async fn queue(options: &Options, kind: Kind, waiting: usize, place: Place) -> Result<Row, Failure> {
     let mut scene = Scene::new(options, kind, waiting + 1).await?;
     scene.server.kill_at_once().await?;
     let (series, id) = scene.database.series(waiting);
-    let mark = scene.database.text_of_number("n + 1");
+    let (mark, lane) = (scene.database.text_of_number("n + 1"), place.code());
     scene
         .database
         .execute(&format!(
             "INSERT INTO deliveries (id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, \
-             tag_ids, trigger_us, due_us, snapshot, causation_depth, created_us) \
+             tag_ids, trigger_us, due_us, snapshot, causation_depth, created_us, lane) \
              SELECT {id}, workspace_id, webhook_id, webhook_event_id, contact_id, source, 2, 0, tag_ids, trigger_us, \
-             trigger_us + n, replace(snapshot, 'bench-0@', 'bench-' || {mark} || '@'), causation_depth, created_us \
+             trigger_us + n, replace(snapshot, 'bench-0@', 'bench-' || {mark} || '@'), causation_depth, created_us, {lane} \
              FROM deliveries, {series} WHERE state = {DELIVERED}"
         ))
         .await?;
@@ -179,7 +208,7 @@ async fn queue(options: &Options, kind: Kind, waiting: usize) -> Result<Row, Fai
     let count = (scene.sink.arrived() - first) as f64;
     Ok(Row {
         database: kind.name().to_owned(),
-        what: format!("claimed and sent, {waiting} waiting"),
+        what: format!("claimed and sent, {waiting} waiting {}", place.name()),
         delivered_per_s: Some(count / start.elapsed().as_secs_f64()),
         server_cpu_s: Some((meter::cpu_s(scene.server.pid()) - cpu) / count * 1e3),
         ..Row::default()

@@ -1796,7 +1796,7 @@ pub mod delivery {
         Unspecified = 0,
         /// STATE_DEFERRED: waits, without values, for the end of the cooldown.
         Deferred = 1,
-        /// STATE_WAITING: due at next_attempt_time.
+        /// STATE_WAITING: due at next_attempt_time; without one it waits until its endpoint has room.
         Waiting = 2,
         /// STATE_SENDING: an attempt is in flight.
         Sending = 3,
