@@ -164,6 +164,10 @@ async fn leases_of_an_unknown_commit_are_suspect() {
         server.store.write("assign", |tx| async { taghook::automation::assign(&{ tx }, &assignment).await }).await;
     assert!(matches!(assigned, Err(Error::CommitUnknown(_))));
     assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
+    // One look finds what several have left.
+    server.store.local().lost_commit();
+    assert!(server.handovers.try_recv().is_err());
+    server.store.local().look_for_lost();
 
     let other = Server::open(&url, Clock::system()).await;
     other.store.local().close();
