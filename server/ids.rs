@@ -121,6 +121,12 @@ typed_ids! {
     DeliveryId = "dlv", "delivery";
     /// Names a replay of deliveries.
     ReplayId = "rpl", "replay";
+    /// Names a link that tags who clicks it.
+    SmartLinkId = "lnk", "smart_link";
+    /// Names a campaign.
+    CampaignId = "cmp", "campaign";
+    /// Names a contact's way through a campaign.
+    EnrollmentId = "enr", "enrollment";
 }
 
 fn write_id(f: &mut fmt::Formatter<'_>, prefix: &str, uuid: Uuid) -> fmt::Result {

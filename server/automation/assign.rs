@@ -7,7 +7,7 @@ use super::fire::{TagMark, Trigger, fire};
 use super::{Assigned, AssignedTag, Assignment, TriggerDecision};
 use crate::domain::contact::Contact;
 use crate::domain::delivery::{Decision, Reason, Source};
-use crate::domain::tag::Tag;
+use crate::domain::tag::{Tag, TagKind};
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, TagId, WebhookId, WorkspaceId};
 use crate::store::config::{PreparedWebhook, WorkspaceConfig};
@@ -51,6 +51,14 @@ pub async fn assign(tx: &Tx, assignments: &[Assignment]) -> Result<Vec<Result<As
         .collect())
 }
 
+/// Refuses to assign or remove a tag of another kind than its assigner's.
+pub(super) fn refuse_other_kind(tag: &Tag, kind: TagKind) -> Result<()> {
+    if tag.kind == kind {
+        return Ok(());
+    }
+    Err(Error::TagNotAssignable { tag: tag.id.to_string(), kind: tag.kind.as_str() })
+}
+
 /// An assignment whose contact and tags are there.
 struct Item<'a> {
     assignment: &'a Assignment,
@@ -69,7 +77,11 @@ impl<'a> Item<'a> {
         let config = configs.get(&workspace).ok_or_else(|| Error::not_found(workspace))?;
         let contact = contacts.get(&(workspace, assignment.contact.clone())).cloned();
         let contact = contact.ok_or_else(|| assignment.contact.not_found())?;
-        let tag = |id: &TagId| config.tag(*id).cloned().ok_or_else(|| Error::not_found(*id));
+        let tag = |id: &TagId| {
+            let tag = config.tag(*id).ok_or_else(|| Error::not_found(*id))?;
+            refuse_other_kind(tag, assignment.kind)?;
+            Ok(Arc::clone(tag))
+        };
         let tags = assignment.tag_ids.iter().map(tag).collect::<Result<_>>()?;
         Ok(Self { assignment, config, contact, tags })
     }

@@ -4,6 +4,8 @@
 //! - [`assign()`]: the only way in which a tag reaches a contact. It takes a slice: one call and a batch are the same.
 //! - [`fire()`]: what triggers become: cooldown, decision, deliveries. Every source goes through it.
 //! - [`defer`]: deferred triggers whose window has ended.
+//! - [`unassign()`]: the only way in which a tag is taken off a contact, but for the deletion of either.
+//! - [`record()`]: what happens to contacts.
 //! - [`Assigner`]: group commit. It merges the assignments of concurrent callers into one transaction, without a timer: a
 //!   batch is what queued while the last one was committed.
 
@@ -12,6 +14,8 @@ mod assigner;
 mod batch;
 pub mod defer;
 mod fire;
+mod happen;
+mod unassign;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -20,8 +24,11 @@ pub use assign::assign;
 pub use assigner::Assigner;
 pub use batch::assign_each;
 pub use fire::{TagMark, Trigger, fire};
+pub use happen::{Happening, record};
+pub use unassign::unassign;
 
 use crate::domain::delivery::{Decision, Reason};
+use crate::domain::tag::TagKind;
 use crate::domain::time::Micros;
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookId, WorkspaceId};
 use crate::store::contact::ContactRef;
@@ -46,6 +53,9 @@ pub struct Assignment {
     pub contact: ContactRef,
     /// Distinct tags, in the caller's order.
     pub tag_ids: Vec<TagId>,
+    /// The kind that all of them must be of, which is who assigns them: callers and campaigns assign manual tags, and the
+    /// system the others.
+    pub kind: TagKind,
     /// Where it comes from.
     pub origin: Origin,
 }

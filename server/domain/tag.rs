@@ -7,8 +7,12 @@ use crate::ids::TagId;
 coded! {
     /// Who assigns a tag.
     pub enum TagKind {
-        /// Callers.
+        /// Callers, and campaigns in their place.
         Manual = 1, "MANUAL";
+        /// The system, when an event matches the tag's rule.
+        Smart = 2, "SMART";
+        /// The system, when the contact clicks the tag's link.
+        SmartLink = 3, "SMART_LINK";
     }
 }
 

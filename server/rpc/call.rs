@@ -9,6 +9,7 @@ use tonic::Request;
 
 use super::auth::Caller;
 use super::repeat::Repeatable;
+use crate::automation::Origin;
 use crate::error::{Error, Result, Violation, Violations};
 use crate::ids::{TypedId, WorkspaceId};
 use crate::pb;
@@ -53,6 +54,11 @@ impl<M> Call<M> {
     /// [`Error::ScopeMissing`] for the root key, which opens no workspace.
     pub(super) fn workspace(&self) -> Result<WorkspaceId> {
         self.caller.workspace.ok_or(Error::ScopeMissing { scope: "a workspace's key" })
+    }
+
+    /// The call, as the origin of what it triggers.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { traceparent: self.traceparent.clone(), ..Origin::default() }
     }
 
     /// Parses an id that must be there.

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::contact::read_contact_ref;
 use super::convert::{parse_time, refuse_nul, timestamp};
 use super::page::Page;
+use crate::automation::{Happening, record};
 use crate::domain::event::{Event, EventType, MAX_ATTRIBUTES_BYTES};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result, Violations};
@@ -40,11 +41,13 @@ impl pb::event_service_server::EventService for Services {
         let draft = Draft::read(given, self.store.clock().now(), &mut call.violations);
         let (which, draft) = call.finish_with(which.zip(draft))?;
         let (workspace, id) = (call.workspace()?, EventId::generate(self.store.clock().now(), self.store.entropy()));
-        let (which, draft) = (&which, &draft);
+        let (which, draft, origin) = (&which, &draft, &call.origin());
         let make = |tx: Tx| async move {
+            tx.gate_shared().await?;
             let contact = store::contact::pin(&tx, workspace, which).await?;
             let event = draft.record(id, contact.id, &tx);
-            store::event::insert(&tx, workspace, std::slice::from_ref(&event)).await?;
+            let happening = Happening { workspace_id: workspace, event: event.clone(), origin: origin.clone() };
+            record(&tx, &[happening]).await?;
             Ok((event, id.to_string()))
         };
         let again = |tx, answer| again(tx, workspace, answer);

@@ -102,18 +102,47 @@ pub async fn since(db: &impl ConnectionTrait, contact: ContactId, tags: &[TagId]
     Ok(rows.into_iter().map(|row| (TagId(row.tag_id), Micros(row.assigned_us))).collect())
 }
 
-/// Removes tags from a contact; answers with those that it held and since when.
+/// A tag that was taken off a contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Their workspace.
+    pub workspace_id: WorkspaceId,
+    /// The contact.
+    pub contact_id: ContactId,
+    /// The tag.
+    pub tag_id: TagId,
+    /// Since when the contact held it.
+    pub since: Micros,
+}
+
+/// Removes tags from contacts; answers with those that were held. Keys are distinct.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn remove(tx: &Tx, contact: ContactId, tags: &[TagId]) -> Result<Vec<(TagId, Micros)>> {
-    let removed = contact_tag::Entity::delete_many()
-        .filter(contact_tag::Column::ContactId.eq(contact.0))
-        .filter(contact_tag::Column::TagId.is_in(tags.iter().map(|tag| tag.0)))
-        .exec_with_returning(tx.db())
+pub async fn remove(tx: &Tx, rows: &[(WorkspaceId, ContactId, TagId)]) -> Result<Vec<Removed>> {
+    let mut rows = rows.to_vec();
+    // In one order everywhere, so that two transactions wait for each other instead of locking up.
+    rows.sort_unstable_by_key(|(_, contact, tag)| (*contact, *tag));
+    let removed = keys(tx, &rows)
+        .query(tx.db(), |rows| {
+            format!(
+                "DELETE FROM contact_tags WHERE (contact_id, tag_id) IN (SELECT contact_id, tag_id FROM {rows}) \
+                 RETURNING workspace_id, contact_id, tag_id, assigned_us"
+            )
+        })
         .await?;
-    Ok(removed.into_iter().map(|row| (TagId(row.tag_id), Micros(row.assigned_us))).collect())
+    removed
+        .iter()
+        .map(|row| {
+            Ok(Removed {
+                workspace_id: WorkspaceId(row.try_get("", "workspace_id")?),
+                contact_id: ContactId(row.try_get("", "contact_id")?),
+                tag_id: TagId(row.try_get("", "tag_id")?),
+                since: Micros(row.try_get("", "assigned_us")?),
+            })
+        })
+        .collect()
 }
 
 /// Removes all tags of a contact.

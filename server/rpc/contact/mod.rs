@@ -19,6 +19,7 @@ use super::trigger::decisions_to_pb;
 use crate::automation::{self, Assigned, Assignment, Origin};
 use crate::domain::contact::{Contact, Email, Phone};
 use crate::domain::field::FieldType;
+use crate::domain::tag::TagKind;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result, Violations};
 use crate::ids::{ContactId, TagId, TypedId, WorkspaceId};
@@ -140,7 +141,7 @@ impl pb::contact_service_server::ContactService for Services {
         let tag_ids: Vec<TagId> = call.violations.ids("tag_ids", &call.message.tag_ids);
         let which = patch.identity(&mut call.violations);
         let which = call.finish_with(which)?;
-        let upsert = &Upsert { workspace, which, patch, tag_ids, id: self.new_id(), origin: origin(&call) };
+        let upsert = &Upsert { workspace, which, patch, tag_ids, id: self.new_id(), origin: call.origin() };
         let make = |tx: Tx| async move {
             let (contact, answer) = upsert.run(&tx).await?;
             let ids = serde_json::to_string(&answer).map_err(Error::internal)?;
@@ -169,7 +170,7 @@ impl pb::contact_service_server::ContactService for Services {
         let key = call.request_key();
         let id: Option<ContactId> = call.id("id", &call.message.id.clone());
         let id = call.finish_with(id)?;
-        let (workspace, origin) = (call.workspace()?, &origin(&call));
+        let (workspace, origin) = (call.workspace()?, &call.origin());
         let etag = call.message.etag.as_str();
         let make = |tx: Tx| async move {
             let triggers = erase::delete(&tx, workspace, id, etag, origin).await?;
@@ -189,7 +190,13 @@ impl pb::contact_service_server::ContactService for Services {
         let key = call.request_key();
         let assignment = tagging::read(&call.message, &mut call.violations);
         let (contact, tag_ids) = call.finish_with(assignment)?;
-        let assignment = Assignment { workspace_id: call.workspace()?, contact, tag_ids, origin: origin(&call) };
+        let assignment = Assignment {
+            workspace_id: call.workspace()?,
+            contact,
+            tag_ids,
+            kind: TagKind::Manual,
+            origin: call.origin(),
+        };
         let assigned = self.assigner.assign(assignment, key).await?;
         Ok(Response::new(tagging::tagged_to_pb(&assigned)))
     }
@@ -222,7 +229,7 @@ impl pb::contact_service_server::ContactService for Services {
         let items = std::mem::take(&mut call.message.requests);
         tagging::check_batch_size(items.len(), &mut call.violations);
         call.finish()?;
-        let (workspace, origin) = (call.workspace()?, origin(&call));
+        let (workspace, origin) = (call.workspace()?, call.origin());
         let mut batch = tagging::Batch::default();
         for item in items {
             batch.add(&call.caller, workspace, &origin, item);
@@ -385,6 +392,7 @@ impl Upsert {
             workspace_id: self.workspace,
             contact: ContactRef::Id(contact),
             tag_ids: self.tag_ids.clone(),
+            kind: TagKind::Manual,
             origin: self.origin.clone(),
         };
         automation::assign(tx, &[assignment]).await?.pop().transpose()
@@ -399,11 +407,6 @@ pub(super) fn read_contact_ref(contact_id: &str, email: &str, violations: &mut V
     }
     let email = violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email);
     id.or(email)
-}
-
-/// A caller's own call, as the origin of what it triggers.
-fn origin<M>(call: &Call<M>) -> Origin {
-    Origin { traceparent: call.traceparent.clone(), ..Origin::default() }
 }
 
 fn parse_filter(filter: &pb::list_contacts_request::Filter, violations: &mut Violations) -> ContactFilter {

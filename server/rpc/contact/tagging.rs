@@ -3,12 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::read_contact_ref;
-use crate::automation::{Assigned, AssignedTag, Assignment, Origin, assign_each};
-use crate::domain::event::{Event, TAG_ASSIGNED, TAG_REMOVED};
+use crate::automation::{Assigned, AssignedTag, Assignment, Origin, assign_each, unassign};
 use crate::domain::tag::TagKind;
-use crate::domain::time::Micros;
 use crate::error::{Error, Result, Violations};
-use crate::ids::{ContactId, EventId, TagId, TypedId, WorkspaceId};
+use crate::ids::{ContactId, TagId, WorkspaceId};
 use crate::pb;
 use crate::pb::batch_tag_contacts_response::Result as ItemResult;
 use crate::pb::batch_tag_contacts_response::result::Result as ItemAnswer;
@@ -91,7 +89,7 @@ fn read_item(
     let read = read(&item, &mut violations);
     violations.finish()?;
     let (contact, tag_ids) = read.ok_or_else(|| Error::internal("a field was refused without a word"))?;
-    Ok((Assignment { workspace_id, contact, tag_ids, origin: origin.clone() }, key))
+    Ok((Assignment { workspace_id, contact, tag_ids, kind: TagKind::Manual, origin: origin.clone() }, key))
 }
 
 fn item_to_pb(result: Result<Assigned>) -> ItemResult {
@@ -109,8 +107,7 @@ pub(super) struct Untagged {
     removed: Vec<TagId>,
 }
 
-/// Takes tags off a contact. The timeline shows since when it holds a tag; of a tag that it holds no more, events keep
-/// that and the end.
+/// Takes tags off a contact.
 ///
 /// # Errors
 ///
@@ -125,28 +122,10 @@ pub(super) async fn untag(tx: &Tx, workspace: WorkspaceId, which: &ContactRef, t
             return Err(Error::TagNotAssignable { tag: id.to_string(), kind: tag.kind.as_str() });
         }
     }
-    let removed = store::contact_tag::remove(tx, contact.id, tag_ids).await?;
-    let events = removed.iter().flat_map(|(tag, since)| {
-        [(TAG_ASSIGNED, *since), (TAG_REMOVED, tx.now())]
-            .map(|(kind, time)| tag_event(tx, contact.id, kind, *tag, time))
-    });
-    store::event::insert(tx, workspace, &events.collect::<Vec<_>>()).await?;
-    let is_removed = |tag: &TagId| removed.iter().any(|(gone, _)| gone == tag);
+    let rows: Vec<_> = tag_ids.iter().map(|tag| (workspace, contact.id, *tag)).collect();
+    let removed = unassign(tx, &rows).await?;
+    let is_removed = |tag: &TagId| removed.contains(&(contact.id, *tag));
     Ok(Untagged { contact_id: contact.id, removed: tag_ids.iter().copied().filter(is_removed).collect() })
-}
-
-fn tag_event(tx: &Tx, contact_id: ContactId, event_type: &str, tag: TagId, time: Micros) -> Event {
-    Event {
-        id: Some(EventId::generate(tx.now(), tx.store().entropy())),
-        contact_id,
-        event_type: event_type.to_owned(),
-        attributes: None,
-        tag_id: Some(tag),
-        delivery_id: None,
-        webhook_id: None,
-        event_time: time,
-        recorded: time,
-    }
 }
 
 /// What was assigned and triggered.

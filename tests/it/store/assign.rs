@@ -155,7 +155,8 @@ async fn a_deferral_fires_once_at_the_end_of_its_window() {
         };
         hand.advance(COOLDOWN / 2 - Duration::from_micros(1));
         assert_eq!(claim().await.len(), 0);
-        let untag = |tx: store::Tx| async move { store::contact_tag::remove(&tx, contact, &[tag]).await };
+        let untag =
+            |tx: store::Tx| async move { store::contact_tag::remove(&tx, &[(server.workspace, contact, tag)]).await };
         server.store.write("untag", untag).await.unwrap();
         hand.advance(Duration::from_micros(1));
         let promoted = claim().await;
@@ -226,7 +227,10 @@ async fn a_tag_that_is_removed_meanwhile_is_assigned_anew() {
         someone_waits(&server).await;
         let removed = server
             .store
-            .write("untag", |db| async move { store::contact_tag::remove(&db, contact, &[held]).await })
+            .write(
+                "untag",
+                |db| async move { store::contact_tag::remove(&db, &[(server.workspace, contact, held)]).await },
+            )
             .await
             .unwrap();
         assert_eq!(removed.len(), 1);

@@ -222,6 +222,7 @@ impl Server {
             workspace_id: self.workspace,
             contact: ContactRef::Id(contact),
             tag_ids: tags.to_vec(),
+            kind: TagKind::Manual,
             origin: Origin::default(),
         }
     }

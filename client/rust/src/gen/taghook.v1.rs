@@ -4139,8 +4139,13 @@ pub mod tag {
     pub enum Kind {
         /// KIND_UNSPECIFIED means KIND_MANUAL when a tag is created, and is never returned.
         Unspecified = 0,
-        /// KIND_MANUAL is assigned and removed by callers.
+        /// KIND_MANUAL is assigned and removed by callers, and by campaigns.
         Manual = 1,
+        /// KIND_SMART is assigned by the system alone, when an event matches the tag's rule.
+        Smart = 2,
+        /// KIND_SMART_LINK is assigned by the system alone, when the contact clicks the tag's link. It is
+        /// created and deleted with its link.
+        SmartLink = 3,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -4151,6 +4156,8 @@ pub mod tag {
             match self {
                 Self::Unspecified => "KIND_UNSPECIFIED",
                 Self::Manual => "KIND_MANUAL",
+                Self::Smart => "KIND_SMART",
+                Self::SmartLink => "KIND_SMART_LINK",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -4158,6 +4165,8 @@ pub mod tag {
             match value {
                 "KIND_UNSPECIFIED" => Some(Self::Unspecified),
                 "KIND_MANUAL" => Some(Self::Manual),
+                "KIND_SMART" => Some(Self::Smart),
+                "KIND_SMART_LINK" => Some(Self::SmartLink),
                 _ => None,
             }
         }
