@@ -2,6 +2,7 @@
 
 pub mod breaker;
 pub(crate) mod coded;
+pub mod condition;
 pub mod contact;
 pub mod delivery;
 pub mod event;
