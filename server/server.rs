@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::automation::Assigner;
+use crate::automation::GroupCommit;
 use crate::clock::{Clock, Entropy};
 use crate::config::Config;
 use crate::dispatch::egress::{Egress, EgressPolicy, PortSetError};
@@ -130,13 +130,15 @@ impl Server {
         let (health, lifecycle) = (Health::starting().await, Lifecycle::default());
         let stop = lifecycle.stop().clone();
         let outcomes = OutcomeLog::open(store.clone(), stop.soft.clone()).await.map_err(StartError::Log)?;
-        // It outlives the calls in progress, which wait for it.
-        let (assigner, assigning) = Assigner::new(store.clone());
+        // They outlive the calls in progress, which wait for them.
+        let (assigner, assigning) = GroupCommit::new(store.clone());
+        let (recorder, recording) = GroupCommit::new(store.clone());
         let keys = Keys::new(store.clone());
         let services = Services {
             store: store.clone(),
             keys: keys.clone(),
             assigner,
+            recorder,
             outcomes: outcomes.clone(),
             egress: Arc::new(Egress::new(policy(config)?)),
         };
@@ -147,6 +149,7 @@ impl Server {
         lifecycle.spawn("replay", replay::run(store.clone(), stop.soft.clone()));
         lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
         lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
+        lifecycle.spawn_support("record", recording.run(stop.last.clone()));
         lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("write back", write_back(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("heartbeat", beat(store.clone(), stop.last.clone()));

@@ -41,7 +41,7 @@ use tower::ServiceBuilder;
 pub use health::Health;
 pub use keys::Keys;
 
-use crate::automation::Assigner;
+use crate::automation::{Assignment, GroupCommit, Recording};
 use crate::dispatch::egress::Egress;
 use crate::lifecycle::Stop;
 use crate::outcomes::OutcomeLog;
@@ -61,7 +61,9 @@ pub struct Services {
     /// The API keys.
     pub keys: Keys,
     /// Assigns tags for concurrent callers.
-    pub assigner: Assigner,
+    pub assigner: GroupCommit<Assignment>,
+    /// Records events for concurrent callers.
+    pub recorder: GroupCommit<Recording>,
     /// The log that watchers follow.
     pub outcomes: OutcomeLog,
     /// What the operator lets webhooks reach.
