@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::clock::Entropy;
@@ -51,6 +52,17 @@ pub(crate) fn uuid_v7(now: Micros, entropy: &Entropy) -> Uuid {
     let [first, second, ..] = &mut random;
     [*first, *second] = fraction;
     uuid::Builder::from_unix_timestamp_millis(now_us / 1_000, &random).into_uuid()
+}
+
+/// A version 7 UUID that follows from what it is for: the same each time that it is made.
+pub(crate) fn derived_uuid_v7(time: Micros, parts: &[&[u8]]) -> Uuid {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let bytes = digest.first_chunk().copied().unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(time.0).unwrap_or(0) / 1_000, &bytes).into_uuid()
 }
 
 /// The time that a UUID of [`uuid_v7`] was made at; `None` for UUIDs of other versions.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::automation::GroupCommit;
+use crate::automation::{GroupCommit, campaign};
 use crate::clock::{Clock, Entropy};
 use crate::config::Config;
 use crate::dispatch::egress::{Egress, EgressPolicy, PortSetError};
@@ -146,6 +146,7 @@ impl Server {
         lifecycle.spawn("outcomes", outcomes.follow());
         let dispatcher = Dispatcher::new(store.clone(), sender, handovers);
         lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard.clone()));
+        lifecycle.spawn("campaigns", campaign::run(store.clone(), stop.soft.clone()));
         lifecycle.spawn("replay", replay::run(store.clone(), stop.soft.clone()));
         lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
         lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));

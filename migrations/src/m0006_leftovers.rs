@@ -18,7 +18,8 @@ impl MigrationTrait for Migration {
                     // In the order of the changes.
                     .col(uuid("id").primary_key())
                     .col(uuid("workspace_id"))
-                    // 1: a tag that was deleted, 2: a webhook that was deleted, 3: a webhook that was resumed.
+                    // 1: a tag that was deleted, 2: a webhook that was deleted, 3: a webhook that was resumed,
+                    // 4: a campaign that is active again, 5: a campaign that was deleted.
                     .col(small_integer("kind"))
                     .col(uuid("subject_id"))
                     .to_owned(),

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::campaign::{Entry, enroll};
 use super::fire::{TagMark, Trigger, fire};
 use super::happen::{Happening, triggered};
 use super::react::react;
@@ -79,10 +80,12 @@ async fn run(tx: &Tx, items: Vec<Result<Item<'_>>>, caused: &mut Vec<Happening>)
     };
     let removals: HashSet<(WorkspaceId, ContactId, TagId)> = items.iter().flatten().flat_map(Item::losses).collect();
     let removed = unassign(tx, &removals.into_iter().collect::<Vec<_>>()).await?;
+    let entries: Vec<Entry> = items.iter().flatten().flat_map(Item::entries).collect();
     let plans = Plan::all(items, &held, &removed.into_iter().collect());
     let triggers: Vec<Trigger> = plans.iter().flatten().flat_map(|plan| plan.triggers.iter().cloned()).collect();
     let decisions = fire(tx, &triggers).await?;
     caused.extend(triggered(tx, &triggers, &decisions));
+    caused.extend(enroll(tx, entries).await?.started);
     let mut decisions = decisions.into_iter();
     let answers = plans.into_iter().map(|plan| {
         let plan = plan?;
@@ -182,6 +185,16 @@ impl<'a> Item<'a> {
         self.tags.iter().map(|named| (self.assignment.workspace_id, self.contact.id, named.tag.id))
     }
 
+    /// The campaigns that the tags begin.
+    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.tags.iter().flat_map(|item_tag| self.config.started_by(item_tag.tag.id)).map(|campaign| Entry {
+            config: Arc::clone(self.config),
+            campaign: Arc::clone(campaign),
+            contact_id: self.contact.id,
+            origin: self.assignment.origin.clone(),
+        })
+    }
+
     fn losses(&self) -> impl Iterator<Item = (WorkspaceId, ContactId, TagId)> + '_ {
         self.removals.iter().map(|tag| (self.assignment.workspace_id, self.contact.id, *tag))
     }
@@ -195,6 +208,7 @@ impl<'a> Item<'a> {
             source: Source::Tag,
             tags,
             only: None,
+            campaign: None,
             origin: self.assignment.origin.clone(),
         }
     }

@@ -54,6 +54,7 @@ pub async fn promote(
             source: delivery.reference.source,
             tags: tag_marks(tx, &delivery, &config).await?,
             only: None,
+            campaign: None,
             origin: Origin::default(),
         };
         // The last trigger has replaced the first one's time, as well as its tags.

@@ -11,7 +11,7 @@ use crate::domain::request::{EventDefinition, Snapshot, TriggerContext};
 use crate::domain::time::Micros;
 use crate::domain::webhook::CooldownPolicy;
 use crate::error::Result;
-use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookEventId, WorkspaceId};
+use crate::ids::{ContactId, DeliveryId, EnrollmentId, TagId, TypedId, WebhookEventId, WorkspaceId, derived_uuid_v7};
 use crate::store::Tx;
 use crate::store::config::{PreparedWebhook, WorkspaceConfig};
 use crate::store::cooldown::{self, Claim, WindowKey};
@@ -38,8 +38,31 @@ pub struct Trigger {
     pub tags: Vec<TagMark>,
     /// The one webhook event to send, as a test does; `None` for all.
     pub only: Option<WebhookEventId>,
+    /// The step of a campaign that sets it off, if one does.
+    pub campaign: Option<CampaignStep>,
     /// Where it comes from.
     pub origin: Origin,
+}
+
+/// A step of a contact's way through a campaign.
+#[derive(Clone, Debug)]
+pub struct CampaignStep {
+    /// The campaign's name.
+    pub name: String,
+    /// The way.
+    pub enrollment: EnrollmentId,
+    /// The step's number.
+    pub step: i64,
+    /// When it was due.
+    pub due: Micros,
+}
+
+impl CampaignStep {
+    /// The id of the delivery that the step makes of a webhook event: the same however often the step is made.
+    fn delivery_id(&self, event: WebhookEventId) -> DeliveryId {
+        let parts: [&[u8]; 3] = [self.enrollment.0.as_bytes(), &self.step.to_be_bytes(), event.0.as_bytes()];
+        DeliveryId(derived_uuid_v7(self.due, &parts))
+    }
 }
 
 /// A tag that a contact holds, as requests tell it.
@@ -200,7 +223,10 @@ impl Firing<'_> {
     }
 
     fn row(&self, trigger: &Trigger, event: &EventDefinition, verdict: Verdict) -> NewDelivery {
-        let id = DeliveryId::generate(self.tx.now(), self.tx.store().entropy());
+        let id = match &trigger.campaign {
+            Some(step) => step.delivery_id(event.id),
+            None => DeliveryId::generate(self.tx.now(), self.tx.store().entropy()),
+        };
         let (state, reason, due) = match verdict {
             Verdict::Scheduled => (State::Waiting, Reason::None, Some(self.tx.now())),
             Verdict::Deferred(end) => (State::Deferred, Reason::Cooldown, Some(end)),
@@ -364,7 +390,7 @@ impl Trigger {
                 trigger_time,
                 delivery_id: &delivery_id,
                 webhook_name: &self.webhook.webhook.name,
-                campaign_name: None,
+                campaign_name: self.campaign.as_ref().map(|step| step.name.as_str()),
             },
         )
     }

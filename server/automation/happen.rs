@@ -12,6 +12,7 @@ use crate::domain::outcome::DeliveryRef;
 use crate::domain::webhook::Webhook;
 use crate::error::Result;
 use crate::ids::{ContactId, EventId, TypedId, WorkspaceId};
+use crate::store::config::WorkspaceConfig;
 use crate::store::event::NewEvent;
 use crate::store::{self, Tx};
 
@@ -121,6 +122,18 @@ pub async fn changed(
     change: Change,
     origin: &Origin,
 ) -> Result<()> {
+    let config = tx.config(workspace).await?;
+    record(tx, changes(tx, (workspace, &config), contact, change, origin)).await
+}
+
+/// That a contact was created or changed, where somebody listens.
+pub(super) fn changes(
+    tx: &Tx,
+    (workspace, config): (WorkspaceId, &WorkspaceConfig),
+    contact: &Contact,
+    change: Change,
+    origin: &Origin,
+) -> Vec<Happening> {
     let is_unsubscribed = contact.status == ContactStatus::Unsubscribed;
     let types: &[&str] = match change {
         Change::Created => &[CONTACT_CREATED],
@@ -129,11 +142,10 @@ pub async fn changed(
         }
         Change::Updated(_) => &[CONTACT_UPDATED],
     };
-    let config = tx.config(workspace).await?;
     let heard = types.iter().filter(|event_type| !config.listeners(event_type).is_empty());
     let happening =
         |event_type: &&str| Happening::now(tx, (workspace, contact.id), event_type, json!({}), origin.clone());
-    record(tx, heard.map(happening).collect()).await
+    heard.map(happening).collect()
 }
 
 /// A delivery that has come to its end.

@@ -7,10 +7,12 @@
 //! - [`unassign()`]: the only way in which a tag is taken off a contact, but for the deletion of either.
 //! - [`record()`]: what happens to contacts.
 //! - [`react`]: what smart tags make of what happens, and what follows from that, up to a depth.
+//! - [`campaign`]: how contacts enter campaigns, and what is done with them there.
 //! - [`GroupCommit`]: merges what concurrent callers wish for into one transaction, without a timer: a batch is what queued
 //!   while the last one was committed. [`Shared`] is what it can do so: assign tags, record events.
 
 mod assign;
+pub mod campaign;
 pub mod defer;
 mod fire;
 mod group;
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use assign::{assign, refuse_other_kind};
-pub use fire::{TagMark, Trigger, fire};
+pub use fire::{CampaignStep, TagMark, Trigger, fire};
 pub use group::GroupCommit;
 pub use happen::{Change, EndedDelivery, Happening, changed, ended, record};
 pub use recording::{Recorded, Recording};

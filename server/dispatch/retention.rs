@@ -66,6 +66,7 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
     told(repeat(|| retention::held_deliveries(store, keep)).await);
     told(repeat(|| retention::held_attempts(store, keep)).await);
     told(repeat(|| retention::replays(store, keep)).await);
+    told(repeat(|| retention::enrollments(store, keep)).await);
     told(repeat(|| retention::stats(store, settings.stats)).await);
     told(repeat(|| retention::requests(store)).await);
     told(repeat(|| retention::secrets(store)).await);

@@ -20,6 +20,10 @@ pub const TAG_REMOVED: &str = "tag.removed";
 pub const TAG_RULE_FAILED: &str = "tag.rule_failed";
 /// Type of the timeline's entry for a smart tag that was held back, since what assigns it goes in circles.
 pub const TAG_NOT_ASSIGNED: &str = "tag.not_assigned";
+/// Type of the timeline's entry for a step of a campaign that came to nothing.
+pub const CAMPAIGN_STEP_FAILED: &str = "campaign.step_failed";
+/// Type of the timeline's entry for a campaign that wasn't begun, since what begins it goes in circles.
+pub const CAMPAIGN_NOT_STARTED: &str = "campaign.not_started";
 /// A webhook was triggered and its deliveries scheduled.
 pub const WEBHOOK_TRIGGERED: &str = "webhook.triggered";
 /// A delivery was accepted by its endpoint.

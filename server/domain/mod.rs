@@ -1,6 +1,7 @@
 //! The rules, without any outside: no database, no wire, no clock. Everything here is a function of its arguments.
 
 pub mod breaker;
+pub mod campaign;
 pub(crate) mod coded;
 pub mod condition;
 pub mod contact;

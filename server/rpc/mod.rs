@@ -7,6 +7,7 @@
 pub mod auth;
 mod call;
 mod call_body;
+mod campaign;
 mod connections;
 mod contact;
 mod convert;
@@ -141,6 +142,7 @@ fn routes(services: &Services, health: &Health) -> Result<Routes, ServeError> {
         .add_service(tuned!(pb::tag_service_server::TagServiceServer::new(services())))
         .add_service(tuned!(pb::webhook_service_server::WebhookServiceServer::new(services())))
         .add_service(tuned!(pb::event_service_server::EventServiceServer::new(services())))
+        .add_service(tuned!(pb::campaign_service_server::CampaignServiceServer::new(services())))
         .add_service(tuned!(pb::delivery_service_server::DeliveryServiceServer::new(services())));
     // Each version of reflection lists the other too. The details of errors are there so that tools can show them.
     let reflection = || {

@@ -49,6 +49,13 @@ repeatable! {
     TriggerWebhookRequest = "WebhookService/TriggerWebhook";
     RotateWebhookSecretRequest = "WebhookService/RotateWebhookSecret";
     RecordEventRequest = "EventService/RecordEvent";
+    CreateCampaignRequest = "CampaignService/CreateCampaign";
+    UpdateCampaignRequest = "CampaignService/UpdateCampaign";
+    DeleteCampaignRequest = "CampaignService/DeleteCampaign";
+    ActivateCampaignRequest = "CampaignService/ActivateCampaign";
+    PauseCampaignRequest = "CampaignService/PauseCampaign";
+    EnrollContactRequest = "CampaignService/EnrollContact";
+    ExitContactRequest = "CampaignService/ExitContact";
     RetryDeliveryRequest = "DeliveryService/RetryDelivery";
     CancelDeliveryRequest = "DeliveryService/CancelDelivery";
     CreateReplayRequest = "DeliveryService/CreateReplay";

@@ -173,5 +173,12 @@ async fn forget(tx: &Tx, workspace: WorkspaceId, id: TagId, user: TagUser) -> Re
             tag.updated = tx.now();
             store::tag::update(tx, workspace, &tag).await
         }
+        TagUser::Campaign(user) => {
+            let mut campaign = store::campaign::get(tx.db(), workspace, user).await?;
+            campaign.definition.forget_tag(id);
+            campaign.version += 1;
+            campaign.updated = tx.now();
+            store::campaign::update(tx, &campaign).await
+        }
     }
 }

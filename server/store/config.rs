@@ -9,7 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sea_orm::ConnectionTrait;
 
 use super::bulk::Bulk;
-use super::{Store, Tx, field, tag, webhook};
+use super::{Store, Tx, campaign, field, tag, webhook};
+use crate::domain::campaign::{Action, Campaign, CampaignState};
+use crate::domain::condition::{Condition, Scope};
 use crate::domain::effect::{self, Reach};
 use crate::domain::event::{WEBHOOK_DELIVERED, WEBHOOK_EXHAUSTED};
 use crate::domain::field::{FieldType, standard_field};
@@ -17,7 +19,7 @@ use crate::domain::tag::Tag;
 use crate::domain::template::UrlTemplate;
 use crate::domain::webhook::Webhook;
 use crate::error::{Error, Result};
-use crate::ids::{TagId, WebhookId, WorkspaceId};
+use crate::ids::{CampaignId, TagId, WebhookId, WorkspaceId};
 
 /// How many workspaces are kept; beyond that the cache starts anew.
 const MAX_WORKSPACES: usize = 10_000;
@@ -35,6 +37,9 @@ pub struct WorkspaceConfig {
     reaches: HashMap<TagId, Reach>,
     /// The smart tags by the types of the events that they listen to.
     listeners: HashMap<String, Vec<Arc<Tag>>>,
+    campaigns: HashMap<CampaignId, Arc<PreparedCampaign>>,
+    /// The active campaigns by the tags with which contacts enter.
+    started_by: HashMap<TagId, Vec<CampaignId>>,
     custom_fields: HashMap<String, FieldType>,
 }
 
@@ -62,6 +67,43 @@ impl PreparedWebhook {
     }
 }
 
+/// A campaign, and the conditions of its decisions by the keys of their nodes.
+#[derive(Debug)]
+pub struct PreparedCampaign {
+    /// The campaign.
+    pub campaign: Campaign,
+    conditions: HashMap<String, Condition>,
+}
+
+impl PreparedCampaign {
+    fn new(campaign: Campaign) -> Self {
+        let mut conditions = HashMap::new();
+        for node in &campaign.definition.nodes {
+            let Action::Decision { condition, .. } = &node.action else { continue };
+            match Condition::parse(condition, Scope::Contact) {
+                Ok(condition) => drop(conditions.insert(node.key.clone(), condition)),
+                // It was good when it was written; the node counts as one that can't be told.
+                Err(error) => {
+                    tracing::error!(campaign = %campaign.id, node = node.key, %error, "a condition is damaged")
+                }
+            }
+        }
+        Self { campaign, conditions }
+    }
+
+    /// The condition of a decision.
+    #[must_use]
+    pub fn condition(&self, node: &str) -> Option<&Condition> {
+        self.conditions.get(node)
+    }
+
+    /// Whether contacts enter and go on.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.campaign.state == CampaignState::Active
+    }
+}
+
 impl WorkspaceConfig {
     /// A config of a workspace without webhooks.
     #[cfg(test)]
@@ -74,6 +116,8 @@ impl WorkspaceConfig {
             activated_by: HashMap::new(),
             reaches: HashMap::new(),
             listeners: HashMap::new(),
+            campaigns: HashMap::new(),
+            started_by: HashMap::new(),
             custom_fields,
         }
     }
@@ -113,6 +157,17 @@ impl WorkspaceConfig {
     #[must_use]
     pub fn listeners(&self, event_type: &str) -> &[Arc<Tag>] {
         self.listeners.get(event_type).map_or(&[], Vec::as_slice)
+    }
+
+    /// A campaign of the workspace.
+    #[must_use]
+    pub fn campaign(&self, id: CampaignId) -> Option<&Arc<PreparedCampaign>> {
+        self.campaigns.get(&id)
+    }
+
+    /// The active campaigns that contacts enter with a tag, in the order of their ids.
+    pub fn started_by(&self, tag: TagId) -> impl Iterator<Item = &Arc<PreparedCampaign>> {
+        self.started_by.get(&tag).into_iter().flatten().filter_map(|id| self.campaigns.get(id))
     }
 
     /// The type of the field with a key, standard or custom.
@@ -271,8 +326,27 @@ async fn load(
         let prepared = PreparedWebhook { is_listened_to, ..PreparedWebhook::new(webhook)? };
         webhooks.insert(prepared.webhook.id, Arc::new(prepared));
     }
+    let mut campaigns = HashMap::new();
+    let mut started_by: HashMap<TagId, Vec<CampaignId>> = HashMap::new();
+    for campaign in campaign::all(db, workspace).await? {
+        let prepared = PreparedCampaign::new(campaign);
+        if let (true, Some(tag)) = (prepared.is_active(), prepared.campaign.definition.start_tag) {
+            started_by.entry(tag).or_default().push(prepared.campaign.id);
+        }
+        campaigns.insert(prepared.campaign.id, Arc::new(prepared));
+    }
     let custom_fields = field::types(db, workspace).await?;
-    Ok(WorkspaceConfig { version, tags, webhooks, activated_by, reaches, listeners, custom_fields })
+    Ok(WorkspaceConfig {
+        version,
+        tags,
+        webhooks,
+        activated_by,
+        reaches,
+        listeners,
+        campaigns,
+        started_by,
+        custom_fields,
+    })
 }
 
 /// Smart tags by what they listen to, in the order of their ids.

@@ -11,11 +11,12 @@ use uuid::Uuid;
 
 use super::delivery::end::{self, Which};
 use super::delivery::queue;
-use super::{Store, Tx, contact_tag, cooldown, extra_attempt};
+use super::{Store, Tx, contact_tag, cooldown, enrollment, extra_attempt};
+use crate::domain::campaign::CampaignState;
 use crate::domain::delivery::{Reason, State};
 use crate::domain::webhook::WebhookState;
 use crate::error::{Error, Result};
-use crate::ids::{TagId, WebhookId, WorkspaceId, uuid_v7};
+use crate::ids::{CampaignId, TagId, WebhookId, WorkspaceId, uuid_v7};
 
 /// The rows of each kind in one step.
 const STEP: i64 = 1_000;
@@ -29,6 +30,10 @@ pub enum Leftover {
     DeletedWebhook(WebhookId),
     /// To put what a webhook that was resumed held back into the queue.
     ResumedWebhook(WebhookId),
+    /// To put what a campaign that is active again held back into the queue.
+    ResumedCampaign(CampaignId),
+    /// To remove the enrollments of a campaign that was deleted.
+    DeletedCampaign(CampaignId),
 }
 
 impl Leftover {
@@ -37,6 +42,8 @@ impl Leftover {
             Self::DeletedTag(id) => (1, id.0),
             Self::DeletedWebhook(id) => (2, id.0),
             Self::ResumedWebhook(id) => (3, id.0),
+            Self::ResumedCampaign(id) => (4, id.0),
+            Self::DeletedCampaign(id) => (5, id.0),
         }
     }
 
@@ -45,6 +52,8 @@ impl Leftover {
             1 => Ok(Self::DeletedTag(TagId(subject))),
             2 => Ok(Self::DeletedWebhook(WebhookId(subject))),
             3 => Ok(Self::ResumedWebhook(WebhookId(subject))),
+            4 => Ok(Self::ResumedCampaign(CampaignId(subject))),
+            5 => Ok(Self::DeletedCampaign(CampaignId(subject))),
             _ => Err(Error::internal(format!("there is no leftover of kind {kind}"))),
         }
     }
@@ -83,9 +92,9 @@ pub async fn go_on(store: &Store) -> Result<bool> {
     store
         .write("leftover", |tx| async move {
             match leftover {
-                // Nobody can see the tag any more.
-                Leftover::DeletedTag(_) => {}
-                Leftover::ResumedWebhook(_) => tx.gate_shared().await?,
+                // Nobody can see them any more.
+                Leftover::DeletedTag(_) | Leftover::DeletedCampaign(_) => {}
+                Leftover::ResumedWebhook(_) | Leftover::ResumedCampaign(_) => tx.gate_shared().await?,
                 // Settlements of the same deliveries lock them in another order.
                 Leftover::DeletedWebhook(_) => tx.gate_exclusive().await?,
             }
@@ -119,6 +128,11 @@ async fn step(tx: &Tx, workspace: WorkspaceId, leftover: Leftover) -> Result<boo
             // If it was paused again it holds what it holds.
             Ok(!is_active(tx, webhook).await? || queue::unpark(tx, workspace, webhook, STEP).await?)
         }
+        Leftover::ResumedCampaign(campaign) => {
+            // If it was paused again it holds what it holds.
+            Ok(!runs(tx, campaign).await? || enrollment::unpark(tx, campaign, STEP).await?)
+        }
+        Leftover::DeletedCampaign(campaign) => Ok(is_short(enrollment::forget_campaign(tx, campaign, STEP).await?)),
         Leftover::DeletedWebhook(webhook) => {
             let which = Which::Webhook(webhook, STEP);
             let ended = end::end(tx, workspace, which, State::Cancelled, Reason::WebhookDeleted).await?;
@@ -133,6 +147,12 @@ async fn step(tx: &Tx, workspace: WorkspaceId, leftover: Leftover) -> Result<boo
 async fn is_active(tx: &Tx, webhook: WebhookId) -> Result<bool> {
     let sql = "SELECT id FROM webhooks WHERE id = $1 AND state = $2";
     let values = vec![webhook.0.into(), WebhookState::Active.code().into()];
+    Ok(tx.db().query_one_raw(statement(tx, sql, values)).await?.is_some())
+}
+
+async fn runs(tx: &Tx, campaign: CampaignId) -> Result<bool> {
+    let sql = "SELECT id FROM campaigns WHERE id = $1 AND state = $2";
+    let values = vec![campaign.0.into(), CampaignState::Active.code().into()];
     Ok(tx.db().query_one_raw(statement(tx, sql, values)).await?.is_some())
 }
 

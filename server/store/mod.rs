@@ -15,6 +15,7 @@
 
 pub mod api_key;
 mod bulk;
+pub mod campaign;
 pub mod config;
 pub mod contact;
 pub mod contact_tag;
@@ -22,6 +23,7 @@ pub mod cooldown;
 pub mod delivery;
 pub mod deployment;
 pub mod endpoint;
+pub mod enrollment;
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -232,6 +234,7 @@ struct Effects {
     jobs: PendingJobs,
     is_work_due: bool,
     has_leftovers: bool,
+    has_enrollments: bool,
     stale_configs: Vec<WorkspaceId>,
     /// Webhooks whose lanes have got rows.
     lanes: HashSet<(WebhookId, WorkspaceId)>,
@@ -301,6 +304,11 @@ impl Tx {
     /// Wakes whoever does what this transaction has left, after the commit.
     fn announce_leftovers(&self) {
         self.effects().has_leftovers = true;
+    }
+
+    /// Wakes the engine of campaigns after the commit.
+    fn announce_enrollments(&self) {
+        self.effects().has_enrollments = true;
     }
 
     /// Takes the gate in shared mode until the commit: planning and leasing.
@@ -377,6 +385,9 @@ impl TxShared {
                 }
                 if effects.has_leftovers {
                     store.0.wakes.leftovers();
+                }
+                if effects.has_enrollments {
+                    store.0.wakes.enrollments();
                 }
                 store.0.local.hand_over(effects.jobs);
                 Ok(())

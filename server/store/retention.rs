@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::delivery::end::{self, Which};
 use super::delivery::{DEFERRED, WAITING};
-use super::{Store, Tx, deployment, extra_attempt, request, webhook};
+use super::{Store, Tx, deployment, enrollment, extra_attempt, request, webhook};
 use crate::domain::delivery::{Reason, State};
 use crate::domain::stats::bucket_of;
 use crate::domain::time::Micros;
@@ -76,6 +76,21 @@ pub async fn deliveries(store: &Store, keep: Duration, from: Walk) -> Result<(us
             }
             let first = ids.last().copied().unwrap_or(from.first);
             Ok((ids.len(), Walk { first, second: Uuid::nil() }))
+        })
+        .await
+}
+
+/// Removes ways through campaigns that ended longer ago than `keep`. Answers with how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn enrollments(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_enrollments", |tx| async move {
+            let limit = i64::try_from(STEP).unwrap_or(i64::MAX);
+            let count = enrollment::forget_ended(&tx, tx.now().saturating_sub(keep), limit).await?;
+            Ok(usize::try_from(count).unwrap_or(usize::MAX))
         })
         .await
 }

@@ -12,14 +12,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::entity::{tag, webhook, webhook_tag};
-use super::{Tx, starts_with};
+use super::{Tx, campaign, starts_with};
 use crate::domain::condition::{Condition, Scope};
 use crate::domain::effect::{self, Effects};
 use crate::domain::rule::{AttributeMatch, Rule};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::time::Micros;
 use crate::error::{Error, OnUnique, Result, Violations};
-use crate::ids::{TagId, WebhookId, WorkspaceId};
+use crate::ids::{CampaignId, TagId, WebhookId, WorkspaceId};
 
 /// The most tags of a workspace.
 pub const MAX_TAGS: u64 = 10_000;
@@ -142,6 +142,8 @@ pub enum TagUser {
     Webhook(WebhookId),
     /// A tag whose effects name it.
     Tag(TagId),
+    /// A campaign that it begins, or of which an action names it.
+    Campaign(CampaignId),
 }
 
 impl fmt::Display for TagUser {
@@ -149,11 +151,12 @@ impl fmt::Display for TagUser {
         match self {
             Self::Webhook(id) => id.fmt(f),
             Self::Tag(id) => id.fmt(f),
+            Self::Campaign(id) => id.fmt(f),
         }
     }
 }
 
-/// Who uses a tag, with their names: webhooks, then tags, each in the order of their ids, after one of them.
+/// Who uses a tag, with their names: webhooks, then tags, then campaigns, each in the order of their ids, after one of them.
 ///
 /// # Errors
 ///
@@ -168,12 +171,14 @@ pub async fn usages(
     let mut usages = match after {
         None => activated_by(db, workspace, id, None, limit).await?,
         Some(TagUser::Webhook(after)) => activated_by(db, workspace, id, Some(after), limit).await?,
-        Some(TagUser::Tag(_)) => Vec::new(),
+        Some(TagUser::Tag(_) | TagUser::Campaign(_)) => Vec::new(),
     };
     let tags = all(db, workspace).await?.into_iter().filter(|tag| tag.effects.names(id));
-    let tags =
-        tags.map(|tag| (TagUser::Tag(tag.id), tag.name)).filter(|(user, _)| after.is_none_or(|after| *user > after));
-    usages.extend(tags);
+    let tags = tags.map(|tag| (TagUser::Tag(tag.id), tag.name));
+    let campaigns = campaign::all(db, workspace).await?;
+    let campaigns = campaigns.into_iter().filter(|campaign| campaign.definition.uses_tag(id));
+    let campaigns = campaigns.map(|campaign| (TagUser::Campaign(campaign.id), campaign.name));
+    usages.extend(tags.chain(campaigns).filter(|(user, _)| after.is_none_or(|after| *user > after)));
     usages.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(usages)
 }

@@ -38,6 +38,7 @@ pub struct Wakes {
     outcomes: watch::Sender<u64>,
     dispatch: watch::Sender<u64>,
     leftovers: watch::Sender<u64>,
+    enrollments: watch::Sender<u64>,
     erasures: Mutex<Erasures>,
 }
 
@@ -83,6 +84,11 @@ impl Wakes {
         self.leftovers.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// Says that ways through campaigns have begun or go on. Other servers aren't told.
+    pub(super) fn enrollments(&self) {
+        self.enrollments.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Says that contacts were erased, to whoever has outcomes in memory.
     pub(super) fn erase(&self, contacts: &[ContactId]) {
         if contacts.is_empty() {
@@ -106,6 +112,12 @@ impl Wakes {
     #[must_use]
     pub fn watch_leftovers(&self) -> watch::Receiver<u64> {
         self.leftovers.subscribe()
+    }
+
+    /// Armed from now on: what is said before the next `changed()` isn't missed.
+    #[must_use]
+    pub fn watch_enrollments(&self) -> watch::Receiver<u64> {
+        self.enrollments.subscribe()
     }
 
     /// Armed from now on: what is said before the next `changed()` isn't missed.

@@ -83,6 +83,13 @@ impl Client {
             .max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    /// Campaigns, and where their contacts stand.
+    #[must_use]
+    pub fn campaigns(&self) -> v1::campaign_service_client::CampaignServiceClient<Channel> {
+        v1::campaign_service_client::CampaignServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// Definitions of the contacts' fields.
     #[must_use]
     pub fn fields(&self) -> v1::field_service_client::FieldServiceClient<Channel> {

@@ -37,6 +37,7 @@ pub(super) async fn delete(
     store::outcome::erase_contact(tx, id).await?;
     store::event::delete_of_contact(tx, id).await?;
     store::contact_tag::remove_all(tx, id).await?;
+    store::enrollment::forget_contact(tx, id).await?;
     store::cooldown::forget_contact(tx, workspace, id).await?;
     store::contact::delete(tx, workspace, id).await?;
     Ok(decisions)
@@ -60,6 +61,7 @@ async fn fire_deletion(
             source: Source::ContactDeleted,
             tags: Vec::new(),
             only: None,
+            campaign: None,
             origin: origin.clone(),
         })
         .collect();

@@ -133,6 +133,7 @@ pub(super) fn usage_to_pb((user, display_name): (TagUser, String)) -> pb::TagUsa
     let user = match user {
         TagUser::Webhook(id) => User::WebhookId(id.to_string()),
         TagUser::Tag(id) => User::TagId(id.to_string()),
+        TagUser::Campaign(id) => User::CampaignId(id.to_string()),
     };
     pb::TagUsage { user: Some(user), display_name }
 }

@@ -101,6 +101,7 @@ impl Wish {
             source: self.source,
             tags: Vec::new(),
             only,
+            campaign: None,
             origin: Origin { traceparent: self.traceparent.clone(), ..Origin::default() },
             config,
         };

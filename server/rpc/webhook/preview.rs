@@ -53,6 +53,7 @@ pub(super) async fn preview(
         workspace_id: workspace,
         source: Source::Tag,
         only: None,
+        campaign: None,
         origin: Origin { traceparent: call.traceparent, ..Origin::default() },
     };
     let events = trigger.webhook.webhook.definition.events.iter();

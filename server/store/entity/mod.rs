@@ -2,6 +2,7 @@
 //! in the file of their noun.
 
 pub(super) mod api_key;
+pub(super) mod campaign;
 pub(super) mod contact;
 pub(super) mod contact_tag;
 pub(super) mod event;

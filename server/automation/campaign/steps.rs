@@ -1,0 +1,483 @@
+//! The steps of many ways in one transaction: round by round, in each the next action of all that are on their way.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Entry, enroll, finished, happening, origin_of, take_out};
+use crate::automation::assign::assign_only;
+use crate::automation::fire::{CampaignStep, Trigger, fire};
+use crate::automation::happen::{Change, Happening, changes, note, triggered};
+use crate::automation::react::react;
+use crate::automation::{Assignment, Origin, unassign};
+use crate::domain::campaign::{Action, Enrollment, EnrollmentState, Node};
+use crate::domain::condition::Facts;
+use crate::domain::contact::Contact;
+use crate::domain::delivery::Source;
+use crate::domain::event::CAMPAIGN_STEP_FAILED;
+use crate::domain::field::FieldValue;
+use crate::domain::tag::TagKind;
+use crate::domain::time::Micros;
+use crate::error::Result;
+use crate::ids::{CampaignId, ContactId, TagId, WebhookId, WorkspaceId};
+use crate::store::config::{PreparedCampaign, WorkspaceConfig};
+use crate::store::contact::ContactRef;
+use crate::store::{self, Tx, enrollment};
+
+/// The most steps of a way in one transaction; then it is others' turn.
+const MAX_STEPS: usize = 100;
+/// When a way goes on that has had its turn.
+const BREATH: Duration = Duration::from_secs(1);
+
+/// Leads ways on until each waits or ends. The caller holds their locks.
+///
+/// # Errors
+///
+/// The database's; then nothing was done.
+pub(super) async fn lead(tx: &Tx, ways: Vec<Enrollment>) -> Result<()> {
+    let workspaces: HashSet<WorkspaceId> = ways.iter().map(|way| way.workspace_id).collect();
+    let configs = tx.configs(&workspaces.into_iter().collect::<Vec<_>>()).await?;
+    let (mut held, mut leading) = (Vec::new(), Vec::new());
+    for enrollment in ways {
+        let config = configs.get(&enrollment.workspace_id);
+        let campaign = config.and_then(|config| config.campaign(enrollment.campaign_id));
+        match (config, campaign) {
+            (Some(config), Some(campaign)) if campaign.is_active() => {
+                let due = enrollment.due.unwrap_or(tx.now());
+                let (config, campaign) = (Arc::clone(config), Arc::clone(campaign));
+                leading.push(Way { enrollment, config, campaign, due, is_on: true });
+            }
+            // Of a campaign that was deleted, what is left is removed in steps.
+            _ => held.push(enrollment.id),
+        }
+    }
+    enrollment::park(tx, &held).await?;
+    let mut turn = Turn { tx, ways: leading, contacts: HashMap::new(), caused: Vec::new(), failed: Vec::new() };
+    turn.run().await?;
+    let Turn { ways, caused, failed, .. } = turn;
+    let ways: Vec<Enrollment> = ways.into_iter().map(|way| way.enrollment).collect();
+    enrollment::update(tx, &ways).await?;
+    note(tx, &failed).await?;
+    react(tx, caused).await
+}
+
+/// A way that is being led.
+struct Way {
+    enrollment: Enrollment,
+    config: Arc<WorkspaceConfig>,
+    campaign: Arc<PreparedCampaign>,
+    /// When its first step was due.
+    due: Micros,
+    /// Whether it goes on in this transaction.
+    is_on: bool,
+}
+
+impl Way {
+    fn key(&self) -> (WorkspaceId, ContactRef) {
+        (self.enrollment.workspace_id, ContactRef::Id(self.enrollment.contact_id))
+    }
+
+    /// Where what its steps do comes from.
+    fn origin(&self) -> Origin {
+        let origin = origin_of(&self.enrollment);
+        Origin { depth: origin.depth + 1, ..origin }
+    }
+
+    /// Goes on at a node. The graph was checked when the campaign was activated; where it leads nowhere all the same, that
+    /// is the end.
+    fn go_to(&mut self, node: Option<&str>) {
+        self.enrollment.is_waiting = false;
+        self.enrollment.steps += 1;
+        match node {
+            Some(node) => node.clone_into(&mut self.enrollment.node),
+            None => self.enrollment.state = EnrollmentState::Exited,
+        }
+    }
+
+    fn wait(&mut self, until: Micros) {
+        self.enrollment.is_waiting = true;
+        self.enrollment.due = Some(until);
+        self.is_on = false;
+    }
+
+    fn end(&mut self, state: EnrollmentState, now: Micros) {
+        self.enrollment.state = state;
+        self.enrollment.due = None;
+        self.enrollment.ended = Some(now);
+        self.is_on = false;
+    }
+}
+
+/// One transaction.
+struct Turn<'a> {
+    tx: &'a Tx,
+    ways: Vec<Way>,
+    contacts: HashMap<ContactId, Arc<Contact>>,
+    /// What smart tags are to hear.
+    caused: Vec<Happening>,
+    /// What the timeline tells of steps that came to nothing.
+    failed: Vec<Happening>,
+}
+
+/// What the ways do in one round, by kind, so that each kind is a few statements for all of them.
+#[derive(Default)]
+struct Round {
+    webhooks: Vec<(usize, WebhookId)>,
+    assignments: Vec<(usize, Vec<TagId>)>,
+    removals: Vec<(usize, Vec<TagId>)>,
+    decisions: Vec<usize>,
+    settings: Vec<(usize, String, String)>,
+    starts: Vec<(usize, CampaignId)>,
+    stops: Vec<(usize, CampaignId)>,
+}
+
+impl Turn<'_> {
+    async fn run(&mut self) -> Result<()> {
+        for way in &mut self.ways {
+            way.enrollment.failures = 0;
+            way.enrollment.error.clear();
+        }
+        for _ in 0..MAX_STEPS {
+            if self.ways.iter().all(|way| !way.is_on) {
+                return Ok(());
+            }
+            self.meet().await?;
+            let round = self.plan();
+            self.call(&round.webhooks).await?;
+            self.assign(&round.assignments).await?;
+            self.remove(&round.removals).await?;
+            self.decide(&round.decisions).await?;
+            self.set(round.settings).await?;
+            self.start(&round.starts).await?;
+            self.stop(&round.stops).await?;
+        }
+        let later = self.tx.now().saturating_add(BREATH);
+        for way in self.ways.iter_mut().filter(|way| way.is_on) {
+            way.enrollment.due = Some(later);
+        }
+        Ok(())
+    }
+
+    /// Looks up the contacts that aren't known yet. One that has gone is on no way.
+    async fn meet(&mut self) -> Result<()> {
+        let is_new = |way: &&Way| way.is_on && !self.contacts.contains_key(&way.enrollment.contact_id);
+        let wanted: HashSet<_> = self.ways.iter().filter(is_new).map(Way::key).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let found = store::contact::find_many(self.tx.db(), &wanted.into_iter().collect::<Vec<_>>()).await?;
+        self.contacts.extend(found.into_values().map(|contact| (contact.id, Arc::new(contact))));
+        for way in self.ways.iter_mut().filter(|way| way.is_on) {
+            if !self.contacts.contains_key(&way.enrollment.contact_id) {
+                way.end(EnrollmentState::Exited, self.tx.now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sorts the ways by what their nodes do. What needs nothing of the database is done at once.
+    fn plan(&mut self) -> Round {
+        let mut round = Round::default();
+        for index in 0..self.ways.len() {
+            let Some(way) = self.ways.get(index).filter(|way| way.is_on) else { continue };
+            let campaign = Arc::clone(&way.campaign);
+            let Some(node) = campaign.campaign.definition.node(&way.enrollment.node) else {
+                self.fail(index, "its node is gone");
+                self.end(index, EnrollmentState::Exited);
+                continue;
+            };
+            match &node.action {
+                Action::Webhook(id) => round.webhooks.push((index, *id)),
+                Action::AssignTags(tags) => round.assignments.push((index, tags.clone())),
+                Action::RemoveTags(tags) => round.removals.push((index, tags.clone())),
+                Action::Decision { .. } => round.decisions.push(index),
+                Action::SetField { key, value } => round.settings.push((index, key.clone(), value.clone())),
+                Action::StartCampaign(id) => round.starts.push((index, *id)),
+                Action::StopCampaign(id) => round.stops.push((index, *id)),
+                Action::Wait(duration) => {
+                    let until = self.tx.now().saturating_add(*duration);
+                    self.wait(index, node, until);
+                }
+                Action::WaitUntil(key) => {
+                    let until = self.time_of(index, key).unwrap_or(Micros(0));
+                    self.wait(index, node, until);
+                }
+                Action::GoTo(to) => self.go_on(index, to.as_deref()),
+                Action::Exit => self.end(index, EnrollmentState::Finished),
+            }
+        }
+        round
+    }
+
+    /// Waits at a node, or goes on where the wait is over.
+    fn wait(&mut self, index: usize, node: &Node, until: Micros) {
+        let now = self.tx.now();
+        let Some(way) = self.ways.get_mut(index) else { return };
+        if way.enrollment.is_waiting || until <= now {
+            way.go_to(node.next.as_deref());
+        } else {
+            way.wait(until);
+        }
+    }
+
+    /// The time that a field of a way's contact says.
+    fn time_of(&self, index: usize, key: &str) -> Option<Micros> {
+        let way = self.ways.get(index)?;
+        let contact = self.contacts.get(&way.enrollment.contact_id)?;
+        let value = FieldValue::from_stored(way.config.field_type(key)?, contact.values.get(key)?)?;
+        match value {
+            FieldValue::Datetime(time) => Some(time),
+            FieldValue::Date(date) => Micros::parse_rfc3339(&format!("{date}T00:00:00Z")),
+            _ => None,
+        }
+    }
+
+    fn go_on(&mut self, index: usize, node: Option<&str>) {
+        if let Some(way) = self.ways.get_mut(index) {
+            way.go_to(node);
+        }
+        if node.is_none() {
+            self.end(index, EnrollmentState::Exited);
+        }
+    }
+
+    /// Goes on at the node that follows.
+    fn next(&mut self, index: usize) {
+        let next = self.ways.get(index).and_then(|way| {
+            let node = way.campaign.campaign.definition.node(&way.enrollment.node)?;
+            node.next.clone()
+        });
+        self.go_on(index, next.as_deref());
+    }
+
+    fn end(&mut self, index: usize, state: EnrollmentState) {
+        let now = self.tx.now();
+        let Some(way) = self.ways.get_mut(index) else { return };
+        way.enrollment.steps += i64::from(state == EnrollmentState::Finished);
+        way.end(state, now);
+        let finished = finished(self.tx, &way.config, &way.enrollment, state.as_str());
+        self.failed.extend(finished.clone());
+        self.caused.extend(finished);
+    }
+
+    /// Says in the timeline that a step came to nothing.
+    fn fail(&mut self, index: usize, why: &str) {
+        let Some(way) = self.ways.get(index) else { return };
+        let how = format!("{}: {why}", way.enrollment.node);
+        let failed =
+            happening(self.tx, &way.campaign, &way.enrollment, CAMPAIGN_STEP_FAILED, &how, origin_of(&way.enrollment));
+        self.failed.push(failed);
+    }
+
+    async fn call(&mut self, calls: &[(usize, WebhookId)]) -> Result<()> {
+        let mut triggers = Vec::with_capacity(calls.len());
+        for (index, id) in calls {
+            match self.trigger(*index, *id) {
+                Some(trigger) => triggers.push(trigger),
+                None => self.fail(*index, "its webhook is gone"),
+            }
+        }
+        let decisions = fire(self.tx, &triggers).await?;
+        self.caused.extend(triggered(self.tx, &triggers, &decisions));
+        calls.iter().for_each(|(index, _)| self.next(*index));
+        Ok(())
+    }
+
+    fn trigger(&self, index: usize, id: WebhookId) -> Option<Trigger> {
+        let way = self.ways.get(index)?;
+        Some(Trigger {
+            webhook: Arc::clone(way.config.webhook(id)?),
+            config: Arc::clone(&way.config),
+            contact: Arc::clone(self.contacts.get(&way.enrollment.contact_id)?),
+            workspace_id: way.enrollment.workspace_id,
+            source: Source::Campaign,
+            tags: Vec::new(),
+            only: None,
+            campaign: Some(CampaignStep {
+                name: way.campaign.campaign.name.clone(),
+                enrollment: way.enrollment.id,
+                step: way.enrollment.steps,
+                due: way.due,
+            }),
+            origin: way.origin(),
+        })
+    }
+
+    /// The tags of an action that are there still.
+    fn present(&mut self, index: usize, tags: &[TagId]) -> Vec<TagId> {
+        let Some(way) = self.ways.get(index) else { return Vec::new() };
+        let is_there = |tag: &&TagId| way.config.tag(**tag).is_some_and(|tag| tag.kind == TagKind::Manual);
+        let present: Vec<TagId> = tags.iter().filter(is_there).copied().collect();
+        if present.len() < tags.len() {
+            self.fail(index, "a tag is gone");
+        }
+        present
+    }
+
+    async fn assign(&mut self, assignments: &[(usize, Vec<TagId>)]) -> Result<()> {
+        let mut wishes = Vec::with_capacity(assignments.len());
+        for (index, tags) in assignments {
+            let tag_ids = self.present(*index, tags);
+            let Some(way) = self.ways.get(*index).filter(|_| !tag_ids.is_empty()) else { continue };
+            let (workspace_id, contact) = way.key();
+            wishes.push(Assignment { workspace_id, contact, tag_ids, kind: TagKind::Manual, origin: way.origin() });
+        }
+        if !wishes.is_empty() {
+            // Boxed, since assigning lets contacts enter campaigns.
+            let (_, caused) = Box::pin(assign_only(self.tx, &wishes)).await?;
+            self.caused.extend(caused);
+        }
+        assignments.iter().for_each(|(index, _)| self.next(*index));
+        Ok(())
+    }
+
+    async fn remove(&mut self, removals: &[(usize, Vec<TagId>)]) -> Result<()> {
+        let mut rows = HashSet::new();
+        for (index, tags) in removals {
+            let present = self.present(*index, tags);
+            let Some(way) = self.ways.get(*index) else { continue };
+            let (workspace, contact) = (way.enrollment.workspace_id, way.enrollment.contact_id);
+            rows.extend(present.into_iter().map(|tag| (workspace, contact, tag)));
+        }
+        unassign(self.tx, &rows.into_iter().collect::<Vec<_>>()).await?;
+        removals.iter().for_each(|(index, _)| self.next(*index));
+        Ok(())
+    }
+
+    async fn decide(&mut self, decisions: &[usize]) -> Result<()> {
+        let asks_tags = |way: &&Way| way.campaign.condition(&way.enrollment.node).is_some_and(|it| it.reads_tags());
+        let asked = decisions.iter().filter_map(|index| self.ways.get(*index)).filter(asks_tags);
+        let asked: HashSet<ContactId> = asked.map(|way| way.enrollment.contact_id).collect();
+        let tags = store::contact_tag::names(self.tx.db(), &asked.into_iter().collect::<Vec<_>>()).await?;
+        for index in decisions.iter().copied() {
+            let is_true = self.ask(index, &tags).unwrap_or_else(|why| {
+                self.fail(index, &why);
+                false
+            });
+            let to = self.ways.get(index).and_then(|way| {
+                let node = way.campaign.campaign.definition.node(&way.enrollment.node)?;
+                match &node.action {
+                    Action::Decision { then_node, .. } if is_true => then_node.clone(),
+                    Action::Decision { else_node, .. } => else_node.clone(),
+                    _ => None,
+                }
+            });
+            self.go_on(index, to.as_deref());
+        }
+        Ok(())
+    }
+
+    /// Whether a decision's condition holds.
+    fn ask(&self, index: usize, tags: &HashMap<ContactId, Vec<String>>) -> Result<bool, String> {
+        let (Some(way), gone) = (self.ways.get(index), || "the condition is damaged".to_owned()) else {
+            return Ok(false);
+        };
+        let condition = way.campaign.condition(&way.enrollment.node).ok_or_else(gone)?;
+        let contact = self.contacts.get(&way.enrollment.contact_id).ok_or_else(gone)?;
+        let facts = Facts {
+            event: None,
+            contact,
+            field_type: &|key| way.config.field_type(key),
+            tags: tags.get(&contact.id).map_or(&[][..], Vec::as_slice),
+            now: self.tx.now(),
+        };
+        condition.holds(&facts).map_err(|error| error.to_string())
+    }
+
+    /// One by one: each is a change of a contact's whole document.
+    async fn set(&mut self, settings: Vec<(usize, String, String)>) -> Result<()> {
+        for (index, key, value) in settings {
+            if let Err(why) = self.set_one(index, &key, &value).await? {
+                self.fail(index, why);
+            }
+            self.next(index);
+        }
+        Ok(())
+    }
+
+    async fn set_one(&mut self, index: usize, key: &str, value: &str) -> Result<Result<(), &'static str>> {
+        let Some(way) = self.ways.get(index) else { return Ok(Ok(())) };
+        let Some(field_type) = way.config.field_type(key) else { return Ok(Err("its field is gone")) };
+        let Ok(value) = FieldValue::parse_or_clear(field_type, value) else {
+            return Ok(Err("its value doesn't fit the field any more"));
+        };
+        let (workspace, which) = way.key();
+        let Some(mut contact) = store::contact::lock(self.tx, workspace, &which).await? else { return Ok(Ok(())) };
+        let before = (contact.status, contact.values.clone());
+        match value {
+            Some(value) => drop(contact.values.insert(key.to_owned(), value.to_stored())),
+            None => drop(contact.values.remove(key)),
+        }
+        if contact.values != before.1 {
+            contact.version += 1;
+            contact.updated = self.tx.now();
+            store::contact::update(self.tx, workspace, &contact).await?;
+            let changed = Change::Updated(before.0);
+            let changed = changes(self.tx, (workspace, &way.config), &contact, changed, &way.origin());
+            note(self.tx, &changed).await?;
+            self.caused.extend(changed);
+            self.contacts.insert(contact.id, Arc::new(contact));
+        }
+        Ok(Ok(()))
+    }
+
+    async fn start(&mut self, starts: &[(usize, CampaignId)]) -> Result<()> {
+        let mut entries = Vec::with_capacity(starts.len());
+        for (index, id) in starts {
+            let entry = self.ways.get(*index).and_then(|way| {
+                Some(Entry {
+                    config: Arc::clone(&way.config),
+                    campaign: way.config.campaign(*id).filter(|campaign| campaign.is_active()).cloned()?,
+                    contact_id: way.enrollment.contact_id,
+                    origin: way.origin(),
+                })
+            });
+            match entry {
+                Some(entry) => entries.push(entry),
+                None => self.fail(*index, "the other campaign doesn't run"),
+            }
+        }
+        self.caused.extend(enroll(self.tx, entries).await?.started);
+        starts.iter().for_each(|(index, _)| self.next(*index));
+        Ok(())
+    }
+
+    async fn stop(&mut self, stops: &[(usize, CampaignId)]) -> Result<()> {
+        for (index, id) in stops {
+            let Some(way) = self.ways.get(*index) else { continue };
+            let (own, contact, config) =
+                (way.enrollment.campaign_id, way.enrollment.contact_id, Arc::clone(&way.config));
+            if *id == own {
+                self.end(*index, EnrollmentState::Exited);
+                continue;
+            }
+            // One that is led here as well has its place written after this.
+            for other in self.ways.iter_mut().filter(|way| way.is_on) {
+                if (other.enrollment.campaign_id, other.enrollment.contact_id) == (*id, contact) {
+                    other.end(EnrollmentState::Exited, self.tx.now());
+                }
+            }
+            let (_, finished) = take_out(self.tx, &config, &[(*id, contact)]).await?;
+            self.caused.extend(finished);
+            self.next(*index);
+        }
+        Ok(())
+    }
+}
+
+/// What a way says of a step that failed as a whole.
+pub(super) fn put_off(mut way: Enrollment, error: &str, now: Micros) -> Enrollment {
+    const MAX_FAILURES: i16 = 5;
+    const FIRST_PAUSE: Duration = Duration::from_secs(10);
+    way.failures += 1;
+    way.error = error.chars().take(200).collect();
+    if way.failures >= MAX_FAILURES {
+        way.state = EnrollmentState::Failed;
+        way.due = None;
+        way.ended = Some(now);
+    } else {
+        let pause = FIRST_PAUSE * 4_u32.pow(u32::from(way.failures.unsigned_abs()));
+        way.due = Some(now.saturating_add(pause));
+    }
+    way
+}

@@ -1,0 +1,362 @@
+//! CampaignService. [`convert`] reads and writes campaigns.
+
+mod convert;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tonic::{Request, Response, Status};
+
+use self::convert::{UPDATABLE, enrollment_to_pb, is_editable, is_graph, is_set, merge, parse, to_pb, to_violations};
+use super::Services;
+use super::call::{Call, check_etag};
+use super::contact::read_contact_ref;
+use super::convert::{code, refuse_nul};
+use super::mask;
+use super::page::Page;
+use crate::automation::Origin;
+use crate::automation::campaign::{Entry, enroll_one, exit_one};
+use crate::domain::campaign::{self as campaigns, Campaign, CampaignState, Enrollment, EnrollmentState, Known, Names};
+use crate::error::{Error, Result, Violations};
+use crate::ids::{CampaignId, EnrollmentId, TypedId, WorkspaceId};
+use crate::pb;
+use crate::store::config::WorkspaceConfig;
+use crate::store::contact::ContactRef;
+use crate::store::enrollment::EnrollmentFilter;
+use crate::store::leftover::{self, Leftover};
+use crate::store::{self, Tx};
+
+#[tonic::async_trait]
+impl pb::campaign_service_server::CampaignService for Services {
+    async fn create_campaign(
+        &self,
+        request: Request<pb::CreateCampaignRequest>,
+    ) -> Result<Response<pb::Campaign>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let draft = call.message.campaign.take().unwrap_or_default();
+        let definition = parse(&draft, &mut call.violations);
+        call.finish()?;
+        let (workspace, id) = (call.workspace()?, CampaignId::generate(self.store.clock().now(), self.store.entropy()));
+        let (draft, definition) = (&draft, &definition);
+        let make = |tx: Tx| async move {
+            let campaign = Campaign {
+                id,
+                workspace_id: workspace,
+                name: draft.name.clone(),
+                description: draft.description.clone(),
+                state: CampaignState::Draft,
+                definition: definition.clone(),
+                version: 1,
+                created: tx.now(),
+                updated: tx.now(),
+            };
+            store::campaign::insert(&tx, &campaign).await?;
+            Ok((campaign, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let campaign = self.store.write_once("create_campaign", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&campaign)))
+    }
+
+    async fn get_campaign(&self, request: Request<pb::GetCampaignRequest>) -> Result<Response<pb::Campaign>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::GetCampaignRequest { id, with_diagram, with_node_counts } = std::mem::take(&mut call.message);
+        let id: Option<CampaignId> = call.id("id", &id);
+        let id = call.finish_with(id)?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        let campaign = store::campaign::get(db, workspace, id).await?;
+        let mut answer = to_pb(&campaign);
+        let counts = if with_node_counts { Some(store::enrollment::counts(db, id).await?) } else { None };
+        if with_diagram {
+            let config = self.store.config(workspace).await?;
+            let names = Names {
+                tag: &|id| Some(config.tag(id)?.name.clone()),
+                webhook: &|id| Some(config.webhook(id)?.webhook.name.clone()),
+                campaign: &|id| Some(config.campaign(id)?.campaign.name.clone()),
+            };
+            let count = |node: &str| counts.as_ref().map(|counts| counts.get(node).copied().unwrap_or(0));
+            answer.diagram = campaigns::mermaid(&campaign, &names, &count);
+        }
+        let mut counts: Vec<_> = counts.unwrap_or_default().into_iter().collect();
+        counts.sort_unstable();
+        answer.node_counts = counts.into_iter().map(|(node, count)| pb::campaign::NodeCount { node, count }).collect();
+        Ok(Response::new(answer))
+    }
+
+    async fn list_campaigns(
+        &self,
+        request: Request<pb::ListCampaignsRequest>,
+    ) -> Result<Response<pb::ListCampaignsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListCampaignsRequest { page_size, page_token } = std::mem::take(&mut call.message);
+        let page = Page::<CampaignId>::read(page_size, &page_token, "campaigns", None::<&()>, &mut call.violations);
+        call.finish()?;
+        let workspace = call.workspace()?;
+        let campaigns =
+            store::campaign::list(self.store.read(), workspace, page.after().copied(), page.limit()).await?;
+        let (campaigns, next_page_token) = page.cut(campaigns, |campaign| campaign.id);
+        let campaigns = campaigns.iter().map(to_pb).collect();
+        Ok(Response::new(pb::ListCampaignsResponse { campaigns, next_page_token }))
+    }
+
+    async fn update_campaign(
+        &self,
+        request: Request<pb::UpdateCampaignRequest>,
+    ) -> Result<Response<pb::Campaign>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.campaign.take().unwrap_or_default();
+        let id: Option<CampaignId> = call.id("campaign.id", &given.id);
+        let update_mask = call.message.update_mask.take();
+        let is_set = |path: &str| is_set(&given, path);
+        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
+        let id = call.finish_with(id)?;
+        let workspace = call.workspace()?;
+        let (given, paths) = (&given, &paths);
+        let make = |tx: Tx| async move { Ok((update(&tx, workspace, id, given, paths).await?, id.to_string())) };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let campaign = self.store.write_once("update_campaign", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&campaign)))
+    }
+
+    async fn delete_campaign(&self, request: Request<pb::DeleteCampaignRequest>) -> Result<Response<()>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
+        let make = |tx: Tx| async move {
+            tx.gate_exclusive().await?;
+            let campaign = store::campaign::get(tx.db(), workspace, id).await?;
+            check_etag("campaign", etag, campaign.version)?;
+            store::campaign::delete(&tx, workspace, id).await?;
+            leftover::begin(&tx, workspace, Leftover::DeletedCampaign(id)).await?;
+            Ok(((), String::new()))
+        };
+        self.store.write_once("delete_campaign", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn activate_campaign(
+        &self,
+        request: Request<pb::ActivateCampaignRequest>,
+    ) -> Result<Response<pb::Campaign>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
+        let make = |tx: Tx| async move { Ok((activate(&tx, workspace, id, etag).await?, id.to_string())) };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let campaign = self.store.write_once("activate_campaign", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&campaign)))
+    }
+
+    async fn pause_campaign(
+        &self,
+        request: Request<pb::PauseCampaignRequest>,
+    ) -> Result<Response<pb::Campaign>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
+        let make = |tx: Tx| async move { Ok((pause(&tx, workspace, id, etag).await?, id.to_string())) };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let campaign = self.store.write_once("pause_campaign", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&campaign)))
+    }
+
+    async fn enroll_contact(
+        &self,
+        request: Request<pb::EnrollContactRequest>,
+    ) -> Result<Response<pb::EnrollContactResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
+        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let (id, which) = call.finish_with(id.zip(which))?;
+        let (workspace, origin, which) = (call.workspace()?, &call.origin(), &which);
+        let make = |tx: Tx| async move {
+            let (enrollment, is_new) = enroll(&tx, workspace, id, which, origin).await?;
+            let answer = Enrolled { id: enrollment.id, is_new };
+            Ok(((enrollment, is_new), serde_json::to_string(&answer).map_err(Error::internal)?))
+        };
+        let again = |tx: Tx, answer: String| async move {
+            let Enrolled { id, is_new } = serde_json::from_str(&answer).map_err(Error::internal)?;
+            Ok((store::enrollment::get(tx.db(), workspace, id).await?, is_new))
+        };
+        let (enrollment, newly_enrolled) = self.store.write_once("enroll_contact", key.as_ref(), make, again).await?;
+        let enrollment = Some(enrollment_to_pb(&enrollment));
+        Ok(Response::new(pb::EnrollContactResponse { enrollment, newly_enrolled }))
+    }
+
+    async fn exit_contact(&self, request: Request<pb::ExitContactRequest>) -> Result<Response<pb::Enrollment>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
+        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let (id, which) = call.finish_with(id.zip(which))?;
+        let (workspace, which) = (call.workspace()?, &which);
+        let make = |tx: Tx| async move {
+            let enrollment = exit(&tx, workspace, id, which).await?;
+            let answer = enrollment.id.to_string();
+            Ok((enrollment, answer))
+        };
+        let again = |tx: Tx, answer: String| async move {
+            store::enrollment::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+        };
+        let enrollment = self.store.write_once("exit_contact", key.as_ref(), make, again).await?;
+        Ok(Response::new(enrollment_to_pb(&enrollment)))
+    }
+
+    async fn list_enrollments(
+        &self,
+        request: Request<pb::ListEnrollmentsRequest>,
+    ) -> Result<Response<pb::ListEnrollmentsResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListEnrollmentsRequest { campaign_id, page_size, page_token, filter } =
+            std::mem::take(&mut call.message);
+        let list = format!("enrollments/{campaign_id}");
+        let page = Page::<EnrollmentId>::read(page_size, &page_token, &list, filter.as_ref(), &mut call.violations);
+        let id: Option<CampaignId> = call.id("campaign_id", &campaign_id);
+        let filter = filter.unwrap_or_default();
+        refuse_nul("filter.node", &filter.node, &mut call.violations);
+        let filter = EnrollmentFilter {
+            states: filter.states().filter_map(|state| EnrollmentState::from_code(code(state))).collect(),
+            contact: call.violations.optional_id("filter.contact_id", &filter.contact_id),
+            node: filter.node,
+        };
+        let id = call.finish_with(id)?;
+        let db = self.store.read();
+        store::campaign::get(db, call.workspace()?, id).await?;
+        let enrollments = store::enrollment::list(db, id, &filter, page.after().copied(), page.limit()).await?;
+        let (enrollments, next_page_token) = page.cut(enrollments, |enrollment| enrollment.id);
+        let enrollments = enrollments.iter().map(enrollment_to_pb).collect();
+        Ok(Response::new(pb::ListEnrollmentsResponse { enrollments, next_page_token }))
+    }
+}
+
+/// What a repeated EnrollContact is answered from.
+#[derive(Serialize, Deserialize)]
+struct Enrolled {
+    id: EnrollmentId,
+    is_new: bool,
+}
+
+/// The answer to a request that created or changed a campaign before: the campaign as it is now.
+async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Campaign> {
+    store::campaign::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+}
+
+async fn update(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    id: CampaignId,
+    given: &pb::Campaign,
+    paths: &[String],
+) -> Result<Campaign> {
+    // Nobody may be led by what is being changed.
+    tx.gate_exclusive().await?;
+    let current = store::campaign::get(tx.db(), workspace, id).await?;
+    check_etag("campaign", &given.etag, current.version)?;
+    if is_graph(paths) && !is_editable(&current) {
+        return Err(Error::WrongState { resource: "campaign", state: "ACTIVE", hint: "pause it before it is changed" });
+    }
+    let merged = merge(to_pb(&current), given, paths);
+    let mut violations = Violations::default();
+    violations.check_rules("campaign", &merged)?;
+    let definition = parse(&merged, &mut violations);
+    violations.finish()?;
+    let campaign = Campaign {
+        name: merged.name,
+        description: merged.description,
+        definition,
+        version: current.version + 1,
+        updated: tx.now(),
+        ..current
+    };
+    store::campaign::update(tx, &campaign).await?;
+    Ok(campaign)
+}
+
+async fn activate(tx: &Tx, workspace: WorkspaceId, id: CampaignId, etag: &str) -> Result<Campaign> {
+    tx.gate_exclusive().await?;
+    let campaign = store::campaign::get(tx.db(), workspace, id).await?;
+    check_etag("campaign", etag, campaign.version)?;
+    if campaign.state == CampaignState::Active {
+        return Ok(campaign);
+    }
+    check(&campaign, &*tx.config(workspace).await?)?;
+    let campaign = set_state(tx, campaign, CampaignState::Active).await?;
+    leftover::begin(tx, workspace, Leftover::ResumedCampaign(id)).await?;
+    Ok(campaign)
+}
+
+/// Refuses a campaign that would lead contacts nowhere.
+fn check(campaign: &Campaign, config: &WorkspaceConfig) -> Result<()> {
+    let known = Known {
+        tag: &|id| Some(config.tag(id)?.kind),
+        webhook: &|id| config.webhook(id).is_some(),
+        campaign: &|id| config.campaign(id).is_some(),
+        field: &|key| config.field_type(key),
+    };
+    to_violations(campaigns::check(&campaign.definition, &known)).finish()
+}
+
+async fn pause(tx: &Tx, workspace: WorkspaceId, id: CampaignId, etag: &str) -> Result<Campaign> {
+    tx.gate_exclusive().await?;
+    let campaign = store::campaign::get(tx.db(), workspace, id).await?;
+    check_etag("campaign", etag, campaign.version)?;
+    match campaign.state {
+        CampaignState::Active => set_state(tx, campaign, CampaignState::Paused).await,
+        CampaignState::Draft | CampaignState::Paused => Ok(campaign),
+    }
+}
+
+async fn set_state(tx: &Tx, mut campaign: Campaign, state: CampaignState) -> Result<Campaign> {
+    campaign.state = state;
+    campaign.version += 1;
+    campaign.updated = tx.now();
+    store::campaign::update(tx, &campaign).await?;
+    Ok(campaign)
+}
+
+/// Lets a contact enter; answers with its way, and whether that is new.
+async fn enroll(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    id: CampaignId,
+    which: &ContactRef,
+    origin: &Origin,
+) -> Result<(Enrollment, bool)> {
+    tx.gate_shared().await?;
+    let config = tx.config(workspace).await?;
+    let campaign = config.campaign(id).ok_or_else(|| Error::not_found(id))?;
+    let contact = store::contact::get(tx.db(), workspace, which).await?;
+    if !campaign.is_active() {
+        let state = campaign.campaign.state.as_str();
+        return Err(Error::WrongState { resource: "campaign", state, hint: "activate it first" });
+    }
+    let entry = Entry {
+        campaign: Arc::clone(campaign),
+        contact_id: contact.id,
+        origin: origin.clone(),
+        config: Arc::clone(&config),
+    };
+    if let Some(enrollment) = enroll_one(tx, entry).await? {
+        return Ok((enrollment, true));
+    }
+    let last = store::enrollment::last(tx.db(), id, contact.id).await?;
+    Ok((last.ok_or_else(|| Error::internal("a contact isn't let in, and isn't in"))?, false))
+}
+
+async fn exit(tx: &Tx, workspace: WorkspaceId, id: CampaignId, which: &ContactRef) -> Result<Enrollment> {
+    tx.gate_shared().await?;
+    let config = tx.config(workspace).await?;
+    config.campaign(id).ok_or_else(|| Error::not_found(id))?;
+    let contact = store::contact::get(tx.db(), workspace, which).await?;
+    let exited = exit_one(tx, &config, id, contact.id).await?;
+    exited.ok_or_else(|| Error::NotFound { resource: "enrollment", name: "that goes on".into() })
+}
