@@ -10,6 +10,7 @@
 
 mod access;
 mod api;
+mod campaigns;
 mod cli;
 mod contacts;
 mod cooldown;
