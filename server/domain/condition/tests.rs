@@ -181,7 +181,7 @@ fn refuses_what_is_wrong_and_says_where() {
     check_refused("'abc", "1:1: the string that starts here isn't closed");
     check_refused("'a\\q' == ''", "1:3: no such escape in a string");
     check_refused(&" ".repeat(2_049), "1:1: must be at most 2048 bytes; has 2049");
-    check_refused(&vec!["1 == 1"; 60].join(" || "), "1:504: has more than 200 parts; shorten it, or make two of it");
+    check_refused(&["1 == 1"; 60].join(" || "), "1:491: has more than 200 parts; shorten it, or make two of it");
     let error = Condition::parse("event.type == ''", Scope::Contact).unwrap_err().to_string();
     assert_eq!(error, "1:1: event is unknown here; there are contact and now");
 }
@@ -210,9 +210,14 @@ fn hostile_sources_are_refused_or_cheap() {
     assert!(worst < Duration::from_millis(500), "{worst:?}");
 }
 
+#[expect(clippy::disallowed_methods, reason = "the time that passes is what is measured")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
 /// The longest that reading it or evaluating it takes, on attributes of many sizes so that some use the budget up.
 fn worst_of(source: &str) -> Duration {
-    let started = Instant::now();
+    let started = clock();
     let parsed = Condition::parse(source, Scope::Event);
     let mut worst = started.elapsed();
     let Ok(condition) = parsed else {
@@ -225,14 +230,14 @@ fn worst_of(source: &str) -> Duration {
         for attributes in hostile_attributes(size) {
             let event = Some(EventFacts { event_type: "order.paid", attributes: Some(&attributes), time: NOW });
             let facts = Facts { event, contact: &contact, field_type: &field_type, tags: &tags, now: NOW };
-            let started = Instant::now();
-            let result = condition.holds(&facts);
-            let took = started.elapsed();
-            if std::env::var_os("SHOW").is_some() && took > Duration::from_micros(500) {
-                println!("{:7.3}ms {size} {:.30} {:.70}", took.as_secs_f64() * 1e3, format!("{result:?}"), source);
-            }
+            let runs = [(); 3].map(|()| {
+                let started = clock();
+                assert_ne!(condition.holds(&facts), Err(EvaluationError::Internal), "{source}");
+                started.elapsed()
+            });
+            // The shortest: the machine may have done something else in between.
+            let took = runs.into_iter().min().unwrap_or_default();
             worst = worst.max(took);
-            assert_ne!(result, Err(EvaluationError::Internal), "{source}");
         }
     }
     worst
@@ -252,7 +257,12 @@ fn hostile_attributes(size: usize) -> [Value; 5] {
 }
 
 fn hostile_sources() -> Vec<String> {
-    let mut sources: Vec<String> = [
+    let odd = ODD.iter().map(|source| (*source).to_owned());
+    repeated().into_iter().chain(long()).chain(loops()).chain(odd).collect()
+}
+
+fn repeated() -> Vec<String> {
+    [
         ("(", 2_000),
         ("[", 2_000),
         ("{", 2_000),
@@ -290,10 +300,13 @@ fn hostile_sources() -> Vec<String> {
     ]
     .iter()
     .map(|(text, times)| text.repeat(*times))
-    .collect();
+    .collect()
+}
+
+fn long() -> Vec<String> {
     let wrapped =
         |open: &str, n: usize, inner: &str, close: &str| format!("{}{inner}{}", open.repeat(n), close.repeat(n));
-    sources.extend([
+    vec![
         wrapped("(", 16, "true", ")"),
         wrapped("(", 1_000, "true", ")"),
         wrapped("[", 1_000, "", "]"),
@@ -307,72 +320,77 @@ fn hostile_sources() -> Vec<String> {
         format!("{}event.attributes.s == ''", "event.attributes.s + ".repeat(40)),
         format!("{}contact.fields.street1 == ''", "contact.fields.street1 + ".repeat(40)),
         format!("size([{}]) == 1", "event.attributes, ".repeat(60) + "1"),
-        format!("event.attributes.a.all(x, {} == 1)", vec!["event.attributes"; 40].join(" == ")),
-        format!(
-            "event.attributes.a.all(x, {})",
-            vec!["event.attributes.s != event.attributes.s + 'x'"; 20].join(" && ")
-        ),
-        format!("event.attributes.a.map(x, [{}]) == []", vec!["x"; 120].join(", ")),
-        format!("event.attributes.a.map(x, {}) == []", vec!["event.attributes.s"; 40].join(" + ")),
-        format!("event.attributes.a.exists(x, {})", vec!["event.attributes + 1 == 1"; 20].join(" || ")),
-        format!("contact.tags.exists(x, {})", vec!["x.contains('g 9999')"; 30].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["x < 'a'"; 30].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["event.attributes < 1"; 14].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["event.attributes + 1 == 2"; 10].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["[x][event.attributes] == 1"; 10].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["event.attributes.a[x] == 'x'"; 12].join(" || ")),
-        format!("event.attributes.a.all(x, {})", vec!["[x, x] != [x]"; 20].join(" && ")),
-        format!("event.attributes.a.all(x, {})", vec!["{x: x} != {}"; 20].join(" && ")),
+        format!("contact.fields.street1.contains('{}')", "y".repeat(1_000) + "z"),
+        ["now.getDayOfYear('America/New_York') > 999"; 20].join(" || "),
+        format!("{} > now", ["now"; 2].join(" + duration('87000000h') + ")),
+    ]
+}
+
+fn loops() -> Vec<String> {
+    vec![
+        format!("event.attributes.a.all(x, {} == 1)", ["event.attributes"; 40].join(" == ")),
+        format!("event.attributes.a.all(x, {})", ["event.attributes.s != event.attributes.s + 'x'"; 20].join(" && ")),
+        format!("event.attributes.a.map(x, [{}]) == []", ["x"; 120].join(", ")),
+        format!("event.attributes.a.map(x, {}) == []", ["event.attributes.s"; 40].join(" + ")),
+        format!("event.attributes.a.exists(x, {})", ["event.attributes + 1 == 1"; 20].join(" || ")),
+        format!("contact.tags.exists(x, {})", ["x.contains('g 9999')"; 30].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["x < 'a'"; 30].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["event.attributes < 1"; 14].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["event.attributes + 1 == 2"; 10].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["[x][event.attributes] == 1"; 10].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["event.attributes.a[x] == 'x'"; 12].join(" || ")),
+        format!("event.attributes.a.all(x, {})", ["[x, x] != [x]"; 20].join(" && ")),
+        format!("event.attributes.a.all(x, {})", ["{x: x} != {}"; 20].join(" && ")),
         "event.attributes.a.map(x, {'a': event.attributes}) == []".to_owned(),
         "event.attributes.a.map(x, 'a' + event.attributes.s) == event.attributes.a".to_owned(),
         "event.attributes.a.filter(x, event.attributes == event.attributes) == []".to_owned(),
-        format!("event.attributes.a.exists(x, {})", vec!["now.getDayOfYear('Asia/Tokyo') == x"; 25].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["string(now) == 'x'"; 25].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["string(1e308) == 'x'"; 25].join(" || ")),
-        format!("event.attributes.a.exists(x, {})", vec!["timestamp('2026-01-31T08:30:00Z') == x"; 25].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["now.getDayOfYear('Asia/Tokyo') == x"; 25].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["string(now) == 'x'"; 25].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["string(1e308) == 'x'"; 25].join(" || ")),
+        format!("event.attributes.a.exists(x, {})", ["timestamp('2026-01-31T08:30:00Z') == x"; 25].join(" || ")),
         "event.attributes.a.exists(x, event.attributes.s.contains(event.attributes.s + 'y'))".to_owned(),
         "contact.tags.exists(t, t.startsWith('vip'))".to_owned(),
         format!("contact.tags.exists(x, x in {})", "contact.tags"),
-        format!("({}).exists(x, x == 1)", vec!["event.attributes.a"; 40].join(" + ")),
-        format!("contact.fields.street1.contains('{}')", "y".repeat(1_000) + "z"),
-        format!("{}", vec!["now.getDayOfYear('America/New_York') > 999"; 20].join(" || ")),
-        format!("{} > now", vec!["now"; 2].join(" + duration('87000000h') + ")),
-        "now + duration('9223372036s') + duration('9223372036s') > now".to_owned(),
-        "timestamp('9999-12-31T23:59:59Z') + duration('2562047h') > now".to_owned(),
-        "timestamp('0001-01-01T00:00:00Z').getDayOfYear('-23:59') == 1".to_owned(),
-        "timestamp('9999-12-31T23:59:59Z').getFullYear('+23:59') == 1".to_owned(),
-        "timestamp(9223372036854775807) > now".to_owned(),
-        "duration('99999999999999999999999999h') > duration('1s')".to_owned(),
-        "-9223372036854775808 / -1 == 1".to_owned(),
-        "-9223372036854775808 % -1 == 1".to_owned(),
-        "0u - 1u == 0u".to_owned(),
-        "int(1e300) == 1 || uint(-1.0) == 1u || int(0.0/0.0) == 1".to_owned(),
-        "9223372036854775807 * 9223372036854775807 == 1".to_owned(),
-        "99999999999999999999 == 1".to_owned(),
-        "[1][-1] == 1 || [1][9223372036854775807] == 1 || [1][1.5] == 1".to_owned(),
-        "string(b'\\xff\\xfe') == ''".to_owned(),
-        "'\\ud800' == ''".to_owned(),
-        "'\\U00110000' == ''".to_owned(),
-        "{'a': 1, 'a': 2} == {}".to_owned(),
-        "{[1]: 1} == {}".to_owned(),
-        "Foo{a: 1} == 1".to_owned(),
-        "event{a: 1} == 1".to_owned(),
-        "[?1] == []".to_owned(),
-        "contact.?email == ''".to_owned(),
-        "[1].map(x, [1].map(y, y)) == []".to_owned(),
-        "[1].map(contact, true) == []".to_owned(),
-        "[1].exists(x.y, true)".to_owned(),
-        "has(1)".to_owned(),
-        "has(contact)".to_owned(),
-        "'a'.matches('a')".to_owned(),
-        "type(1) == int".to_owned(),
-        "dyn(1) == 1".to_owned(),
-        "optional.of(1).hasValue()".to_owned(),
-        ".contact.email == ''".to_owned(),
-        "@result == 1".to_owned(),
-        "[1].exists(@result, true)".to_owned(),
-        "__result__ == 1".to_owned(),
-        "[1].all(__result__, __result__ == 1)".to_owned(),
-    ]);
-    sources
+        format!("({}).exists(x, x == 1)", ["event.attributes.a"; 40].join(" + ")),
+    ]
 }
+
+/// Ends of ranges, and what CEL has but conditions don't.
+const ODD: [&str; 36] = [
+    "now + duration('9223372036s') + duration('9223372036s') > now",
+    "timestamp('9999-12-31T23:59:59Z') + duration('2562047h') > now",
+    "timestamp('0001-01-01T00:00:00Z').getDayOfYear('-23:59') == 1",
+    "timestamp('9999-12-31T23:59:59Z').getFullYear('+23:59') == 1",
+    "timestamp(9223372036854775807) > now",
+    "duration('99999999999999999999999999h') > duration('1s')",
+    "-9223372036854775808 / -1 == 1",
+    "-9223372036854775808 % -1 == 1",
+    "0u - 1u == 0u",
+    "int(1e300) == 1 || uint(-1.0) == 1u || int(0.0/0.0) == 1",
+    "9223372036854775807 * 9223372036854775807 == 1",
+    "99999999999999999999 == 1",
+    "[1][-1] == 1 || [1][9223372036854775807] == 1 || [1][1.5] == 1",
+    "string(b'\\xff\\xfe') == ''",
+    "'\\ud800' == ''",
+    "'\\U00110000' == ''",
+    "{'a': 1, 'a': 2} == {}",
+    "{[1]: 1} == {}",
+    "Foo{a: 1} == 1",
+    "event{a: 1} == 1",
+    "[?1] == []",
+    "contact.?email == ''",
+    "[1].map(x, [1].map(y, y)) == []",
+    "[1].map(contact, true) == []",
+    "[1].exists(x.y, true)",
+    "has(1)",
+    "has(contact)",
+    "'a'.matches('a')",
+    "type(1) == int",
+    "dyn(1) == 1",
+    "optional.of(1).hasValue()",
+    ".contact.email == ''",
+    "@result == 1",
+    "[1].exists(@result, true)",
+    "__result__ == 1",
+    "[1].all(__result__, __result__ == 1)",
+];
