@@ -14,6 +14,7 @@ pub mod replay;
 pub mod request;
 pub mod retry;
 pub mod signature;
+pub mod smart_link;
 pub mod stats;
 pub mod tag;
 pub mod template;

@@ -7,6 +7,7 @@ use super::call::{Call, check_etag, etag_of};
 use super::convert::{code, refuse_nul, timestamp};
 use super::mask;
 use super::page::Page;
+use super::smart_link;
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result, Violations};
@@ -80,6 +81,7 @@ impl pb::tag_service_server::TagService for Services {
         let (given, paths) = (&given, &paths);
         let make = |tx: Tx| async move {
             let current = store::tag::get(tx.db(), workspace, id).await?;
+            smart_link::refuse_tag(&current)?;
             check_etag("tag", &given.etag, current.version)?;
             let merged = merge(to_pb(current.clone()), given, paths);
             let tag = Tag { created: current.created, ..parse(&merged, id, tx.now(), current.version + 1)? };
@@ -99,6 +101,7 @@ impl pb::tag_service_server::TagService for Services {
         let workspace = call.workspace()?;
         let (etag, force) = (call.message.etag.as_str(), call.message.force);
         let make = |tx: Tx| async move {
+            smart_link::refuse_tag(&store::tag::get(tx.db(), workspace, id).await?)?;
             delete(&tx, workspace, id, etag, force).await?;
             Ok(((), String::new()))
         };
@@ -133,7 +136,8 @@ async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Tag> {
     store::tag::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
 }
 
-async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: bool) -> Result<()> {
+/// Deletes a tag, and takes it off the webhooks that it activates if that is forced.
+pub(super) async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: bool) -> Result<()> {
     // Planning must not assign a tag that is being deleted.
     tx.gate_exclusive().await?;
     let tag = store::tag::get(tx.db(), workspace, id).await?;
@@ -172,6 +176,9 @@ fn parse(tag: &pb::Tag, id: TagId, updated: Micros, version: i64) -> Result<Tag>
     violations.check_rules("tag", tag)?;
     refuse_nul("tag.name", &tag.name, &mut violations);
     refuse_nul("tag.description", &tag.description, &mut violations);
+    if tag.kind() == pb::tag::Kind::SmartLink {
+        violations.add_if_new("tag.kind", "KIND", "is made with its link: call CreateSmartLink");
+    }
     violations.finish()?;
     Ok(Tag {
         id,
