@@ -52,7 +52,7 @@ pub async fn find(db: &impl ConnectionTrait, which: &SmartLinkRef) -> Result<Opt
         SmartLinkRef::Code(code) => smart_link::Entity::find().filter(smart_link::Column::Code.eq(code.as_str())),
     };
     let row = query.find_also_related(tag::Entity).one(db).await?;
-    row.map(|(row, tag)| Ok((WorkspaceId(row.workspace_id), from_row(row, tag)?))).transpose()
+    row.map(|(row, tag)| Ok((WorkspaceId(row.workspace_id), from_row(&row, tag)?))).transpose()
 }
 
 /// Links whose name starts so, in the order of their creation, after an id.
@@ -75,7 +75,7 @@ pub async fn list(
         query = query.filter(starts_with(tag::Column::Name, name_prefix));
     }
     let rows = query.order_by_asc(smart_link::Column::Id).limit(limit).all(db).await?;
-    rows.into_iter().map(|(row, tag)| from_row(row, tag)).collect()
+    rows.into_iter().map(|(row, tag)| from_row(&row, tag)).collect()
 }
 
 /// The links in whose target the placeholder of this name stands.
@@ -209,7 +209,7 @@ fn tag_of(link: &SmartLink) -> Tag {
     }
 }
 
-fn from_row(row: smart_link::Model, tag: Option<tag::Model>) -> Result<SmartLink> {
+fn from_row(row: &smart_link::Model, tag: Option<tag::Model>) -> Result<SmartLink> {
     let id = SmartLinkId(row.id);
     let damaged = |what: &str| Error::internal(format!("the {what} of link {id} is damaged"));
     let tag = super::tag::from_row(tag.ok_or_else(|| damaged("tag"))?)?;

@@ -4072,7 +4072,7 @@ pub mod field_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// DeleteField deletes a custom field and, in the background, its values. FAILED_PRECONDITION
-        /// (IN_USE) while a webhook sends it.
+        /// (IN_USE) while a webhook sends it or a SmartLink has its placeholder.
         pub async fn delete_field(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteFieldRequest>,
