@@ -9,7 +9,7 @@ use taghook_client::v1::{self, ErrorReason, SmartLink, Tag};
 use tonic_types::StatusExt;
 
 use super::{check_leads, check_refused, click, refused, refused_for};
-use crate::support::{Database, Receiver, Taghook, both};
+use crate::support::{Database, Receiver, Taghook, both, dump};
 
 fn mask(paths: &[&str]) -> Option<FieldMask> {
     Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
@@ -29,7 +29,7 @@ async fn create_score(t: &Taghook) -> v1::Field {
 both! {
     async fn a_link_from_its_creation_to_its_end(database: Database) {
         let (settings, clock) = database.settings().with_manual_clock();
-        let t = Taghook::start(database, settings).await;
+        let t = Taghook::start(database.clone(), settings).await;
         let given = SmartLink {
             id: "lnk_00000000000000000000000000".into(),
             name: "spring sale".into(),
@@ -73,7 +73,13 @@ both! {
         let stale = v1::DeleteSmartLinkRequest { id: link.id.clone(), etag: link.etag.clone(), ..Default::default() };
         let result = t.client.smart_links().delete_smart_link(stale).await;
         refused(result, Code::Aborted, ErrorReason::EtagMismatch);
+        let kept = async || {
+            let rows = dump(&database).await;
+            ["smart_links: ", "smart_link_clicks: "].map(|table| rows.lines().any(|row| row.starts_with(table)))
+        };
+        assert_eq!(kept().await, [true, true]);
         t.delete_link(&link, false).await.unwrap();
+        assert_eq!(kept().await, [false, false]);
         refused(t.link_now(&link).await, Code::NotFound, ErrorReason::NotFound);
         refused(t.delete_link(&link, false).await, Code::NotFound, ErrorReason::NotFound);
         let request = v1::GetTagRequest { id: link.tag_id.clone() };

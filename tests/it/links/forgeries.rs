@@ -93,7 +93,7 @@ both! {
         check_leads(&click(&urls[1]).await, "https://shop.example/");
         check_refused(&click(&urls[2]).await, 410, &["shop.example"]);
         assert_eq!(t.clicks(&second).await, [3, 0, 0], "counts stay");
-        // The statistics go with the link: one of the same name begins anew.
+        // One of the same name is another one.
         let again = t.link("sale", "https://shop.example/").await;
         assert_eq!(t.clicks(&again).await, [0, 0, 0]);
         check_refused(&click(&urls[0]).await, 410, &["shop.example"]);
