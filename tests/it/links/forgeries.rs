@@ -11,15 +11,15 @@ use taghook_client::v1::{self, ApiKey, Workspace};
 use super::{check_leads, check_refused, click, forged};
 use crate::support::{Api, Database, Taghook, both, exchange, http};
 
-/// Another workspace.
-async fn elsewhere(t: &Taghook) -> Api {
+/// Another workspace, and its id.
+async fn elsewhere(t: &Taghook) -> (Api, String) {
     let workspace = Some(Workspace { name: "elsewhere".into(), ..Default::default() });
     let request = v1::CreateWorkspaceRequest { workspace, ..Default::default() };
     let workspace_id = t.root.workspaces().create_workspace(request).await.unwrap().into_inner().id;
     let api_key = ApiKey { name: "test".into(), scopes: vec![Scope::Admin.into()], ..Default::default() };
-    let request = v1::CreateApiKeyRequest { workspace_id, api_key: Some(api_key) };
+    let request = v1::CreateApiKeyRequest { workspace_id: workspace_id.clone(), api_key: Some(api_key) };
     let made = t.root.workspaces().create_api_key(request).await.unwrap().into_inner();
-    Api { client: t.client_with(Some(&made.secret)) }
+    (Api { client: t.client_with(Some(&made.secret)) }, workspace_id)
 }
 
 both! {
@@ -50,7 +50,7 @@ both! {
 
     /// What the deployment itself has signed is still looked up: a contact is one of the link's workspace.
     async fn a_token_over_the_border_of_workspaces_leads_nowhere(t: Taghook) {
-        let there = elsewhere(&t).await;
+        let (there, _) = elsewhere(&t).await;
         let (ours, theirs) = (t.contact("ada@example.com").await, there.contact("ada@example.com").await);
         let link = t.link("sale", "https://shop.example/").await;
         check_leads(&click(&forged(&t, &link, &ours, None)).await, "https://shop.example/");
@@ -97,6 +97,19 @@ both! {
         let again = t.link("sale", "https://shop.example/").await;
         assert_eq!(t.clicks(&again).await, [0, 0, 0]);
         check_refused(&click(&urls[0]).await, 410, &["shop.example"]);
+    }
+
+    async fn the_links_of_a_deleted_workspace_lead_nowhere(t: Taghook) {
+        let (there, id) = elsewhere(&t).await;
+        let link = there.link("sale", "https://shop.example/").await;
+        let url = there.tracked(&link, &there.contact("ada@example.com").await).await;
+        check_leads(&click(&url).await, "https://shop.example/");
+        let request = v1::DeleteWorkspaceRequest { id, ..Default::default() };
+        t.root.workspaces().delete_workspace(request).await.unwrap();
+        check_refused(&click(&url).await, 410, &["shop.example"]);
+        let short = click(&link.short_url).await;
+        // Its rows are removed meanwhile.
+        check_refused(&short, if short.status == 404 { 404 } else { 410 }, &["shop.example"]);
     }
 
     /// Whatever a contact's values are, scheme, host and port of the target stay, and no header is split.
