@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::automation::Assigner;
+use crate::automation::GroupCommit;
 use crate::clock::{Clock, Entropy};
 use crate::config::Config;
 use crate::dispatch::egress::{Egress, EgressPolicy, PortSetError};
@@ -19,7 +19,7 @@ use crate::dispatch::{Dispatcher, replay, retention};
 use crate::error::{Error, chain};
 use crate::first_start::{self, KeyFileError};
 use crate::lifecycle::{Forced, Lifecycle, Signals, TaskDied};
-use crate::links::{self, Clicker, Links, Urls};
+use crate::links::{self, Links, Urls};
 use crate::outcomes::OutcomeLog;
 use crate::rpc::{self, Health, Keys, ServeError, Services};
 use crate::secrets::{self, Sealer};
@@ -135,20 +135,22 @@ impl Server {
         let (health, lifecycle) = (Health::starting().await, Lifecycle::default());
         let stop = lifecycle.stop().clone();
         let outcomes = OutcomeLog::open(store.clone(), stop.soft.clone()).await.map_err(StartError::Log)?;
-        // It outlives the calls in progress, which wait for it.
-        let (assigner, assigning) = Assigner::new(store.clone());
+        // They outlive the calls in progress, which wait for them.
+        let (assigner, assigning) = GroupCommit::new(store.clone());
+        let (recorder, recording) = GroupCommit::new(store.clone());
         let keys = Keys::new(store.clone());
         let services = Services {
             store: store.clone(),
             keys: keys.clone(),
             assigner,
+            recorder,
             outcomes: outcomes.clone(),
             links: Urls::new(store.facts(), links_base(config, links_addr)),
             egress: Arc::new(Egress::new(policy(config)?)),
         };
         lifecycle.spawn("rpc", rpc::serve(&services, &health, &config.rpc(), listener, stop.clone())?);
         if let Some((listener, _)) = links_listener {
-            let (clicker, clicking) = Clicker::new(store.clone());
+            let (clicker, clicking) = GroupCommit::new(store.clone());
             let links = Links { store: store.clone(), urls: services.links.clone(), clicker };
             lifecycle.spawn("links", links::serve(links, config.links.settings(), listener, stop.clone()));
             lifecycle.spawn_support("click", clicking.run(stop.last.clone()));
@@ -159,6 +161,7 @@ impl Server {
         lifecycle.spawn("replay", replay::run(store.clone(), stop.soft.clone()));
         lifecycle.spawn("retention", retention::run(store.clone(), config.retention.settings(), stop.soft.clone()));
         lifecycle.spawn_support("assign", assigning.run(stop.last.clone()));
+        lifecycle.spawn_support("record", recording.run(stop.last.clone()));
         lifecycle.spawn_support("listen", listen(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("write back", write_back(store.clone(), config.database_url(), stop.last.clone()));
         lifecycle.spawn_support("heartbeat", beat(store.clone(), stop.last.clone()));

@@ -14,6 +14,7 @@ mod m0006_leftovers;
 mod m0007_lanes;
 mod m0008_secrets;
 mod m0009_operations;
+mod m0010_smart_tags;
 mod m0011_smart_links;
 mod schema;
 
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_lanes::Migration),
             Box::new(m0008_secrets::Migration),
             Box::new(m0009_operations::Migration),
+            Box::new(m0010_smart_tags::Migration),
             Box::new(m0011_smart_links::Migration),
         ]
     }

@@ -1,7 +1,15 @@
 //! What happens to contacts: recorded as events.
 
-use super::Origin;
-use crate::domain::event::Event;
+use serde_json::json;
+
+use super::fire::Trigger;
+use super::react::react;
+use super::{Origin, TriggerDecision};
+use crate::domain::contact::{Contact, ContactStatus};
+use crate::domain::delivery::{Decision, Source};
+use crate::domain::event::{CONTACT_CREATED, CONTACT_UNSUBSCRIBED, CONTACT_UPDATED, Event, WEBHOOK_TRIGGERED};
+use crate::domain::outcome::DeliveryRef;
+use crate::domain::webhook::Webhook;
 use crate::error::Result;
 use crate::ids::{ContactId, EventId, TypedId, WorkspaceId};
 use crate::store::event::NewEvent;
@@ -41,6 +49,12 @@ impl Happening {
         };
         Self { workspace_id, event, origin }
     }
+
+    /// Something that the timeline tells by itself, and that is no event of its own.
+    fn derived(mut self) -> Self {
+        self.event.id = None;
+        self
+    }
 }
 
 /// Records what happened, and what it sets off, in the caller's transaction. The caller has taken the gate.
@@ -48,15 +62,120 @@ impl Happening {
 /// # Errors
 ///
 /// The database's; then nothing was recorded.
-pub async fn record(tx: &Tx, happenings: &[Happening]) -> Result<()> {
-    let events: Vec<NewEvent> = happenings
-        .iter()
-        .map(|happening| NewEvent {
-            workspace_id: happening.workspace_id,
-            event: happening.event.clone(),
-            depth: happening.origin.depth,
-            cause_id: happening.origin.cause_id,
-        })
-        .collect();
-    store::event::insert(tx, &events).await
+pub async fn record(tx: &Tx, happenings: Vec<Happening>) -> Result<()> {
+    note(tx, &happenings).await?;
+    react(tx, happenings).await
+}
+
+/// Writes down what happened, and no more.
+pub(super) async fn note(tx: &Tx, happenings: &[Happening]) -> Result<()> {
+    let new = happenings.iter().map(|happening| NewEvent {
+        workspace_id: happening.workspace_id,
+        event: happening.event.clone(),
+        depth: happening.origin.depth,
+        cause_id: happening.origin.cause_id,
+    });
+    store::event::insert(tx, &new.collect::<Vec<_>>()).await
+}
+
+/// That webhooks were triggered, where somebody listens. The deliveries tell the timeline.
+pub(super) fn triggered(tx: &Tx, triggers: &[Trigger], decisions: &[TriggerDecision]) -> Vec<Happening> {
+    let fired = triggers.iter().zip(decisions).filter(|(trigger, decision)| {
+        let is_heard = !trigger.config.listeners(WEBHOOK_TRIGGERED).is_empty();
+        is_heard && decision.decision == Decision::Scheduled && trigger.source != Source::Test
+    });
+    let happening = |(trigger, decision): (&Trigger, &TriggerDecision)| {
+        let webhook = &trigger.webhook.webhook;
+        let attributes = json!({
+            "webhook_id": webhook.id.to_string(),
+            "webhook": webhook.name,
+            "source": trigger.source.as_str(),
+        });
+        let cause_id = decision.delivery_ids.first().map(|id| id.0);
+        let origin = Origin { cause_id, ..trigger.origin.clone() };
+        let contact = (trigger.workspace_id, trigger.contact.id);
+        Happening::now(tx, contact, WEBHOOK_TRIGGERED, attributes, origin).derived()
+    };
+    fired.map(happening).collect()
+}
+
+/// How a contact came to be as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is new.
+    Created,
+    /// It was changed, and had this status before.
+    Updated(ContactStatus),
+}
+
+/// Records that a contact was created or changed, where somebody listens, and what that sets off. The caller has taken the
+/// gate.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn changed(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    contact: &Contact,
+    change: Change,
+    origin: &Origin,
+) -> Result<()> {
+    let is_unsubscribed = contact.status == ContactStatus::Unsubscribed;
+    let types: &[&str] = match change {
+        Change::Created => &[CONTACT_CREATED],
+        Change::Updated(before) if is_unsubscribed && before != contact.status => {
+            &[CONTACT_UPDATED, CONTACT_UNSUBSCRIBED]
+        }
+        Change::Updated(_) => &[CONTACT_UPDATED],
+    };
+    let config = tx.config(workspace).await?;
+    let heard = types.iter().filter(|event_type| !config.listeners(event_type).is_empty());
+    let happening =
+        |event_type: &&str| Happening::now(tx, (workspace, contact.id), event_type, json!({}), origin.clone());
+    record(tx, heard.map(happening).collect()).await
+}
+
+/// A delivery that has come to its end.
+#[derive(Clone, Debug)]
+pub struct EndedDelivery<'a> {
+    /// Its workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its webhook.
+    pub webhook: &'a Webhook,
+    /// What outcomes say of it.
+    pub reference: &'a DeliveryRef,
+    /// How it ended: [`WEBHOOK_DELIVERED`] or [`WEBHOOK_EXHAUSTED`].
+    pub event_type: &'static str,
+    /// The last attempt's status code, if there was one.
+    pub status_code: Option<u16>,
+    /// How many causes inside the system lie before it.
+    pub depth: i16,
+    /// The trace that it belongs to.
+    pub traceparent: Option<&'a str>,
+}
+
+/// What the ends of deliveries set off. The deliveries tell the timeline. The caller has taken the gate.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn ended(tx: &Tx, deliveries: &[EndedDelivery<'_>]) -> Result<()> {
+    let happening = |delivery: &EndedDelivery<'_>| {
+        let attributes = json!({
+            "webhook_id": delivery.webhook.id.to_string(),
+            "webhook": delivery.webhook.name,
+            "source": delivery.reference.source.as_str(),
+            "delivery_id": delivery.reference.id.to_string(),
+            "status_code": delivery.status_code,
+        });
+        let origin = Origin {
+            depth: delivery.depth,
+            cause_id: Some(delivery.reference.id.0),
+            traceparent: delivery.traceparent.map(ToOwned::to_owned),
+        };
+        let contact = (delivery.workspace_id, delivery.reference.contact_id);
+        Happening::now(tx, contact, delivery.event_type, attributes, origin).derived()
+    };
+    react(tx, deliveries.iter().map(happening).collect()).await
 }

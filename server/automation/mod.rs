@@ -6,25 +6,29 @@
 //! - [`defer`]: deferred triggers whose window has ended.
 //! - [`unassign()`]: the only way in which a tag is taken off a contact, but for the deletion of either.
 //! - [`record()`]: what happens to contacts.
-//! - [`Assigner`]: group commit. It merges the assignments of concurrent callers into one transaction, without a timer: a
-//!   batch is what queued while the last one was committed.
+//! - [`react`]: what smart tags make of what happens, and what follows from that, up to a depth.
+//! - [`GroupCommit`]: merges what concurrent callers wish for into one transaction, without a timer: a batch is what queued
+//!   while the last one was committed. [`Shared`] is what it can do so: assign tags, record events.
 
 mod assign;
-mod assigner;
-mod batch;
 pub mod defer;
 mod fire;
+mod group;
 mod happen;
+mod react;
+mod recording;
+mod share;
 mod unassign;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use assign::assign;
-pub use assigner::Assigner;
-pub use batch::assign_each;
+pub use assign::{assign, refuse_other_kind};
 pub use fire::{TagMark, Trigger, fire};
-pub use happen::{Happening, record};
+pub use group::GroupCommit;
+pub use happen::{Change, EndedDelivery, Happening, changed, ended, record};
+pub use recording::{Recorded, Recording};
+pub use share::{Shared, run_each};
 pub use unassign::unassign;
 
 use crate::domain::delivery::{Decision, Reason};
@@ -65,8 +69,11 @@ pub struct Assignment {
 pub struct Assigned {
     /// Who was tagged.
     pub contact_id: ContactId,
-    /// The tags in the order of the assignment.
+    /// The tags in the order of the assignment, then those that followed from them.
     pub tags: Vec<AssignedTag>,
+    /// The tags that effects took off the contact.
+    #[serde(default)]
+    pub removed: Vec<TagId>,
     /// One decision for each webhook that was touched, in the order of their ids.
     pub triggers: Vec<TriggerDecision>,
 }
@@ -80,6 +87,9 @@ pub struct AssignedTag {
     pub is_new: bool,
     /// Since when it holds it.
     pub since: Micros,
+    /// The named tag whose effects assigned it; `None` for a named one.
+    #[serde(default)]
+    pub effect_of: Option<TagId>,
 }
 
 /// What became of a trigger.

@@ -249,9 +249,17 @@ impl Crew {
                 return claim::give_way(&store, job).await;
             }
             let (settlement, verdict) = attempt::make(&store, &sender, &job).await;
-            let Job { delivery, mut permit, .. } = job;
+            let Job { delivery, mut permit, webhook } = job;
             permit.report(Signal::of(&settlement.attempt), store.clock().now(), store.entropy().jitter_unit());
-            let done = Finished { settlement, verdict, source: delivery.reference.source, _permit: permit };
+            let done = Finished {
+                settlement,
+                verdict,
+                source: delivery.reference.source,
+                webhook,
+                depth: delivery.causation_depth,
+                traceparent: delivery.traceparent,
+                _permit: permit,
+            };
             // The settler outlives all attempts, but for a hard stop; then the lease ends with this server.
             let _ = finished.send(done).await;
         });

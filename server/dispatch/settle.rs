@@ -1,15 +1,19 @@
 //! Settling: what came of attempts is written in batches, each in one transaction with its outcomes.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 
+use crate::automation::{self, EndedDelivery};
 use crate::domain::delivery::{Reason, Source};
+use crate::domain::event::{WEBHOOK_DELIVERED, WEBHOOK_EXHAUSTED};
 use crate::domain::retry::{Next, Verdict};
 use crate::error::{Error, Result, chain};
-use crate::ids::{WebhookId, WorkspaceId};
+use crate::ids::{DeliveryId, WebhookId, WorkspaceId};
+use crate::store::config::PreparedWebhook;
 use crate::store::delivery::settle::{Settlement, put_off, settle};
 use crate::store::lease::Permit;
 use crate::store::{Store, Tx, webhook};
@@ -26,6 +30,12 @@ pub(super) struct Finished {
     pub(super) settlement: Settlement,
     pub(super) verdict: Verdict,
     pub(super) source: Source,
+    /// As it was when the delivery was leased.
+    pub(super) webhook: Arc<PreparedWebhook>,
+    /// How many causes inside the system lie before the delivery.
+    pub(super) depth: i16,
+    /// The trace that the delivery belongs to.
+    pub(super) traceparent: Option<String>,
     /// Given back when it is settled.
     pub(super) _permit: Permit,
 }
@@ -109,7 +119,7 @@ async fn write_bare(store: &Store, bare: &Settlement) -> Result<()> {
         let written = store
             .write("settle_bare", |tx| async move {
                 tx.gate_shared().await?;
-                settle(&tx, &[bare]).await
+                settle(&tx, &[bare]).await.map(drop)
             })
             .await;
         match written {
@@ -176,13 +186,35 @@ async fn write(store: &Store, batch: &[Finished]) -> Result<Vec<(WorkspaceId, We
             } else {
                 tx.gate_exclusive().await?;
             }
-            settle(&tx, settlements).await?;
+            let ended = settle(&tx, settlements).await?;
+            automation::ended(&tx, &heard(batch, &ended)).await?;
             for (workspace, webhook) in gone {
                 webhook::disable(&tx, *workspace, *webhook, Reason::Gone).await?;
             }
             webhook::note_results(&tx, succeeded, failed).await
         })
         .await
+}
+
+/// The ends of deliveries that smart tags may listen to.
+fn heard<'a>(batch: &'a [Finished], ended: &HashSet<DeliveryId>) -> Vec<EndedDelivery<'a>> {
+    let is_heard = |finished: &&Finished| {
+        let has_ended = ended.contains(&finished.settlement.reference.id);
+        has_ended && finished.webhook.is_listened_to && finished.source != Source::Test
+    };
+    let ended = |finished: &'a Finished| EndedDelivery {
+        workspace_id: finished.settlement.workspace_id,
+        webhook: &finished.webhook.webhook,
+        reference: &finished.settlement.reference,
+        event_type: match finished.settlement.next {
+            Next::Delivered => WEBHOOK_DELIVERED,
+            _ => WEBHOOK_EXHAUSTED,
+        },
+        status_code: finished.settlement.attempt.status_code,
+        depth: finished.depth,
+        traceparent: finished.traceparent.as_deref(),
+    };
+    batch.iter().filter(is_heard).map(ended).collect()
 }
 
 /// The webhooks that had a success, and those that had none. Tests say nothing of a webhook's health.

@@ -16,6 +16,87 @@ pub const TAG_ASSIGNED: &str = "tag.assigned";
 /// Type of the timeline's entry for a removed tag.
 pub const TAG_REMOVED: &str = "tag.removed";
 
+/// Type of the timeline's entry for a smart tag whose condition can't be told for an event.
+pub const TAG_RULE_FAILED: &str = "tag.rule_failed";
+/// Type of the timeline's entry for a smart tag that was held back, since what assigns it goes in circles.
+pub const TAG_NOT_ASSIGNED: &str = "tag.not_assigned";
+/// A webhook was triggered and its deliveries scheduled.
+pub const WEBHOOK_TRIGGERED: &str = "webhook.triggered";
+/// A delivery was accepted by its endpoint.
+pub const WEBHOOK_DELIVERED: &str = "webhook.delivered";
+/// A delivery was given up.
+pub const WEBHOOK_EXHAUSTED: &str = "webhook.exhausted";
+/// A contact was created.
+pub const CONTACT_CREATED: &str = "contact.created";
+/// A contact was changed.
+pub const CONTACT_UPDATED: &str = "contact.updated";
+/// A contact became unsubscribed.
+pub const CONTACT_UNSUBSCRIBED: &str = "contact.unsubscribed";
+/// A contact clicked a link.
+pub const LINK_CLICKED: &str = "link.clicked";
+/// A contact began a campaign.
+pub const CAMPAIGN_STARTED: &str = "campaign.started";
+/// A contact's way through a campaign ended.
+pub const CAMPAIGN_FINISHED: &str = "campaign.finished";
+
+/// An event type that is known by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownType {
+    /// The type.
+    pub name: &'static str,
+    /// What it stands for.
+    pub description: &'static str,
+    /// The attributes that it usually has; those that the system records always.
+    pub attributes: &'static [&'static str],
+    /// Whether the system alone records it.
+    pub is_systems_own: bool,
+}
+
+/// The event types that are known by themselves. Callers may record others.
+pub const CATALOGUE: &[KnownType] = &[
+    callers("form.subscribed", "subscribed by a form", &["form"]),
+    callers("api.subscribed", "subscribed by another system", &[]),
+    callers("email.subscribed", "subscribed by writing an e-mail", &[]),
+    callers("sms.subscribed", "subscribed by a text message", &["keyword"]),
+    callers("email.sent", "was sent an e-mail", &["email"]),
+    callers("email.opened", "opened an e-mail", &["email"]),
+    callers("email.clicked", "clicked a link of an e-mail", &["email", "url"]),
+    callers("email.viewed", "viewed an e-mail in the browser", &["email"]),
+    callers("sms.sent", "was sent a text message", &["sms"]),
+    callers("sms.clicked", "clicked a link of a text message", &["sms", "url"]),
+    callers("payment.bought", "bought", &["product", "amount", "currency"]),
+    callers("payment.refunded", "got money back", &["product", "amount", "currency"]),
+    callers("payment.charged_back", "charged a payment back", &["product", "amount", "currency"]),
+    callers("payment.rebill_cancelled", "cancelled a subscription", &["product"]),
+    callers("payment.rebill_resumed", "resumed a subscription", &["product"]),
+    callers("payment.rebill_expired", "had a subscription end", &["product"]),
+    systems(CONTACT_CREATED, "was created", &[]),
+    systems(CONTACT_UPDATED, "was changed", &[]),
+    systems(CONTACT_UNSUBSCRIBED, "was unsubscribed", &[]),
+    systems(LINK_CLICKED, "clicked a SmartLink", &["smart_link_id", "name"]),
+    systems(CAMPAIGN_STARTED, "began a campaign", &["campaign_id", "name"]),
+    systems(CAMPAIGN_FINISHED, "came to the end of a campaign", &["campaign_id", "name"]),
+    systems(WEBHOOK_TRIGGERED, "set a webhook off", &["webhook_id", "webhook", "source"]),
+    systems(
+        WEBHOOK_DELIVERED,
+        "had a request accepted by its endpoint",
+        &["webhook_id", "webhook", "source", "delivery_id", "status_code"],
+    ),
+    systems(
+        WEBHOOK_EXHAUSTED,
+        "had a request given up",
+        &["webhook_id", "webhook", "source", "delivery_id", "status_code"],
+    ),
+];
+
+const fn callers(name: &'static str, description: &'static str, attributes: &'static [&'static str]) -> KnownType {
+    KnownType { name, description, attributes, is_systems_own: false }
+}
+
+const fn systems(name: &'static str, description: &'static str, attributes: &'static [&'static str]) -> KnownType {
+    KnownType { name, description, attributes, is_systems_own: true }
+}
+
 /// A dotted event type that callers may record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventType(String);
@@ -31,6 +112,9 @@ pub enum EventTypeError {
     /// One of the system's own.
     #[error("types that start with `{0}.` are recorded by the system alone")]
     System(&'static str),
+    /// A type of the system's that isn't recorded.
+    #[error("there is no such event among those that start with `{0}.`; ListEventTypes shows those that there are")]
+    Unheard(&'static str),
 }
 
 impl EventType {
@@ -51,6 +135,21 @@ impl EventType {
         match SYSTEM_FAMILIES.into_iter().find(|family| parts.first() == Some(family)) {
             Some(family) => Err(EventTypeError::System(family)),
             None => Ok(Self(text.to_owned())),
+        }
+    }
+
+    /// Reads a type that a smart tag may listen to: one that callers may record, or one of the catalogue.
+    ///
+    /// # Errors
+    ///
+    /// The text isn't of the form, or a type of the system's that nobody records.
+    pub fn parse_heard(text: &str) -> Result<Self, EventTypeError> {
+        match Self::parse(text) {
+            Err(EventTypeError::System(_)) if CATALOGUE.iter().any(|known| known.name == text) => {
+                Ok(Self(text.to_owned()))
+            }
+            Err(EventTypeError::System(family)) => Err(EventTypeError::Unheard(family)),
+            other => other,
         }
     }
 

@@ -2,8 +2,10 @@
 
 pub mod breaker;
 pub(crate) mod coded;
+pub mod condition;
 pub mod contact;
 pub mod delivery;
+pub mod effect;
 pub mod event;
 pub mod example;
 pub mod field;
@@ -13,6 +15,7 @@ pub mod rate;
 pub mod replay;
 pub mod request;
 pub mod retry;
+pub mod rule;
 pub mod signature;
 pub mod smart_link;
 pub mod stats;

@@ -1,6 +1,8 @@
 //! Tags.
 
 use super::coded::coded;
+use super::effect::Effects;
+use super::rule::Rule;
 use super::time::Micros;
 use crate::ids::TagId;
 
@@ -17,7 +19,7 @@ coded! {
 }
 
 /// A label on contacts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tag {
     /// Its id.
     pub id: TagId,
@@ -27,6 +29,10 @@ pub struct Tag {
     pub kind: TagKind,
     /// For people.
     pub description: String,
+    /// What assigning a manual tag also does.
+    pub effects: Effects,
+    /// Which events assign a smart tag.
+    pub rule: Option<Rule>,
     /// Raised by each change; the etag.
     pub version: i64,
     /// When it was created.

@@ -2,7 +2,7 @@
 //!
 //! Who is who:
 //! - [`Urls`]: makes and reads what stands in links: tokens that only this deployment can make, and codes.
-//! - [`Clicker`]: commits clicks in groups: tag, event and count in one transaction, before the redirect is answered.
+//! - [`Click`]: tag, event and count in one transaction, which concurrent clicks share, before the redirect is answered.
 //! - [`Limiter`]: how fast one client may follow.
 //! - [`machine`]: which requests are no person's.
 //!
@@ -34,9 +34,10 @@ use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
-pub use clicks::{Clicker, ClickerWork};
+pub use clicks::Click;
 pub use token::{Claim, Expiry, Urls};
 
+use crate::automation::GroupCommit;
 use crate::connections::{self, Limits};
 use crate::domain::contact::Contact;
 use crate::domain::smart_link::{Code, SmartLink};
@@ -46,7 +47,7 @@ use crate::lifecycle::Stop;
 use crate::store::contact::ContactRef;
 use crate::store::smart_link::SmartLinkRef;
 use crate::store::{self, Store};
-use clicks::{Click, Visitor};
+use clicks::Visitor;
 use limit::Limiter;
 use page::Page;
 
@@ -80,7 +81,7 @@ pub struct Links {
     /// What stands in links.
     pub urls: Urls,
     /// Commits clicks.
-    pub clicker: Clicker,
+    pub clicker: GroupCommit<Click>,
 }
 
 /// Who connects.
@@ -157,7 +158,7 @@ impl Links {
             None => Visitor::Anonymous,
         };
         let Visit { workspace_id, link, .. } = visit;
-        self.clicker.click(Click { workspace_id, link, visitor }).await.map_err(page_of)?;
+        self.clicker.commit(Click { workspace_id, link, visitor }, None).await.map_err(page_of)?;
         tracing::debug!(smart_link_id = %id, visitor = visitor.as_str(), status = StatusCode::FOUND.as_u16(), "followed");
         page::redirect(&location).ok_or(Page::Unknown)
     }

@@ -43,7 +43,7 @@ use tower::{ServiceBuilder, ServiceExt};
 pub use health::Health;
 pub use keys::Keys;
 
-use crate::automation::Assigner;
+use crate::automation::{Assignment, GroupCommit, Recording};
 use crate::connections::{self, Limits};
 use crate::dispatch::egress::Egress;
 use crate::lifecycle::Stop;
@@ -69,7 +69,9 @@ pub struct Services {
     /// The API keys.
     pub keys: Keys,
     /// Assigns tags for concurrent callers.
-    pub assigner: Assigner,
+    pub assigner: GroupCommit<Assignment>,
+    /// Records events for concurrent callers.
+    pub recorder: GroupCommit<Recording>,
     /// The log that watchers follow.
     pub outcomes: OutcomeLog,
     /// The addresses of links.

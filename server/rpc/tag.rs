@@ -1,23 +1,26 @@
-//! TagService.
+//! TagService. [`convert`] reads and writes tags.
+
+mod convert;
 
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use super::call::{Call, check_etag, etag_of};
-use super::convert::{code, refuse_nul, timestamp};
+use super::call::{Call, check_etag};
+use super::convert::refuse_nul;
 use super::mask;
 use super::page::Page;
 use super::smart_link;
-use crate::domain::tag::{Tag, TagKind};
-use crate::domain::time::Micros;
-use crate::error::{Error, Result, Violations};
-use crate::ids::{TagId, TypedId, WebhookId, WorkspaceId};
+use crate::domain::tag::Tag;
+use crate::error::{Error, Result};
+use crate::ids::{TagId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::leftover::{self, Leftover};
+use crate::store::tag::TagUser;
 use crate::store::{self, Tx};
+use convert::{kind_of, merge, parse, to_pb};
 
 /// The fields that an update can name.
-const UPDATABLE: [&str; 2] = ["name", "description"];
+const UPDATABLE: [&str; 4] = ["name", "description", "effects", "rule"];
 /// How many users of a tag an error names.
 const NAMED_USERS: usize = 20;
 
@@ -27,6 +30,9 @@ impl pb::tag_service_server::TagService for Services {
         let mut call = Call::open(request)?;
         let key = call.request_key();
         let draft = call.message.tag.take().unwrap_or_default();
+        if draft.kind() == pb::tag::Kind::SmartLink {
+            call.violations.add_if_new("tag.kind", "TAG_KIND", "must be another: CreateSmartLink creates such a tag");
+        }
         call.finish()?;
         let (workspace, id) = (call.workspace()?, TagId::generate(self.store.clock().now(), self.store.entropy()));
         let draft = &draft;
@@ -72,7 +78,9 @@ impl pb::tag_service_server::TagService for Services {
         let id = call.id("tag.id", &given.id);
         let is_set = |path: &str| match path {
             "name" => !given.name.is_empty(),
-            _ => !given.description.is_empty(),
+            "description" => !given.description.is_empty(),
+            "effects" => given.effects.is_some(),
+            _ => given.rule.is_some(),
         };
         let update_mask = call.message.update_mask.take();
         let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
@@ -84,7 +92,8 @@ impl pb::tag_service_server::TagService for Services {
             smart_link::refuse_tag(&current)?;
             check_etag("tag", &given.etag, current.version)?;
             let merged = merge(to_pb(current.clone()), given, paths);
-            let tag = Tag { created: current.created, ..parse(&merged, id, tx.now(), current.version + 1)? };
+            let changed = parse(&merged, id, tx.now(), current.version + 1)?;
+            let tag = Tag { kind: current.kind, created: current.created, ..changed };
             store::tag::update(&tx, workspace, &tag).await?;
             Ok((tag, id.to_string()))
         };
@@ -116,18 +125,15 @@ impl pb::tag_service_server::TagService for Services {
         let mut call = Call::open(request)?;
         let pb::ListTagUsagesRequest { id, page_size, page_token } = std::mem::take(&mut call.message);
         let list = format!("tag_usages/{id}");
-        let page = Page::<WebhookId>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
+        let page = Page::<TagUser>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
         let id = call.id("id", &id);
         let id = call.finish_with(id)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
         store::tag::get(db, workspace, id).await?;
         let usages = store::tag::usages(db, workspace, id, page.after().copied(), page.limit()).await?;
-        let (usages, next_page_token) = page.cut(usages, |(webhook, _)| *webhook);
-        let usages = usages.into_iter().map(|(webhook, display_name)| pb::TagUsage {
-            display_name,
-            user: Some(pb::tag_usage::User::WebhookId(webhook.to_string())),
-        });
-        Ok(Response::new(pb::ListTagUsagesResponse { usages: usages.collect(), next_page_token }))
+        let (usages, next_page_token) = page.cut(usages, |(user, _)| *user);
+        let usages = usages.into_iter().map(convert::usage_to_pb).collect();
+        Ok(Response::new(pb::ListTagUsagesResponse { usages, next_page_token }))
     }
 }
 
@@ -144,65 +150,32 @@ pub(super) async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &st
     check_etag("tag", etag, tag.version)?;
     let users = store::tag::usages(tx.db(), workspace, id, None, u64::MAX >> 1).await?;
     if !users.is_empty() && !force {
-        let users = users.into_iter().take(NAMED_USERS).map(|(webhook, name)| format!("{webhook} ({name})")).collect();
+        let users = users.into_iter().take(NAMED_USERS).map(|(user, name)| format!("{user} ({name})")).collect();
         return Err(Error::InUse { resource: "tag", users });
     }
-    for (webhook, _) in users {
-        let mut webhook = store::webhook::get(tx.db(), tx.store(), workspace, webhook).await?;
-        webhook.definition.activation_tag_ids.retain(|tag| *tag != id);
-        webhook.version += 1;
-        webhook.updated = tx.now();
-        store::webhook::update(tx, &webhook).await?;
+    for (user, _) in users {
+        forget(tx, workspace, id, user).await?;
     }
     store::tag::delete(tx, workspace, id).await?;
     leftover::begin(tx, workspace, Leftover::DeletedTag(id)).await
 }
 
-/// The tag with the named fields replaced by those given.
-fn merge(mut tag: pb::Tag, given: &pb::Tag, paths: &[String]) -> pb::Tag {
-    for path in paths {
-        match path.as_str() {
-            "name" => tag.name.clone_from(&given.name),
-            "description" => tag.description.clone_from(&given.description),
-            _ => {}
+/// Takes a tag that is being deleted from who uses it.
+async fn forget(tx: &Tx, workspace: WorkspaceId, id: TagId, user: TagUser) -> Result<()> {
+    match user {
+        TagUser::Webhook(webhook) => {
+            let mut webhook = store::webhook::get(tx.db(), tx.store(), workspace, webhook).await?;
+            webhook.definition.activation_tag_ids.retain(|tag| *tag != id);
+            webhook.version += 1;
+            webhook.updated = tx.now();
+            store::webhook::update(tx, &webhook).await
         }
-    }
-    tag
-}
-
-/// Checks a whole tag, new or merged.
-fn parse(tag: &pb::Tag, id: TagId, updated: Micros, version: i64) -> Result<Tag> {
-    let mut violations = Violations::default();
-    violations.check_rules("tag", tag)?;
-    refuse_nul("tag.name", &tag.name, &mut violations);
-    refuse_nul("tag.description", &tag.description, &mut violations);
-    if tag.kind() == pb::tag::Kind::SmartLink {
-        violations.add_if_new("tag.kind", "KIND", "is made with its link: call CreateSmartLink");
-    }
-    violations.finish()?;
-    Ok(Tag {
-        id,
-        name: tag.name.clone(),
-        kind: kind_of(tag.kind()).unwrap_or(TagKind::Manual),
-        description: tag.description.clone(),
-        version,
-        created: updated,
-        updated,
-    })
-}
-
-fn kind_of(kind: pb::tag::Kind) -> Option<TagKind> {
-    TagKind::from_code(code(kind))
-}
-
-fn to_pb(tag: Tag) -> pb::Tag {
-    pb::Tag {
-        id: tag.id.to_string(),
-        name: tag.name,
-        kind: tag.kind.code().into(),
-        description: tag.description,
-        create_time: Some(timestamp(tag.created)),
-        update_time: Some(timestamp(tag.updated)),
-        etag: etag_of(tag.version),
+        TagUser::Tag(user) => {
+            let mut tag = store::tag::get(tx.db(), workspace, user).await?;
+            tag.effects.forget(id);
+            tag.version += 1;
+            tag.updated = tx.now();
+            store::tag::update(tx, workspace, &tag).await
+        }
     }
 }

@@ -10,6 +10,8 @@ use sea_orm::ConnectionTrait;
 
 use super::bulk::Bulk;
 use super::{Store, Tx, field, tag, webhook};
+use crate::domain::effect::{self, Reach};
+use crate::domain::event::{WEBHOOK_DELIVERED, WEBHOOK_EXHAUSTED};
 use crate::domain::field::{FieldType, standard_field};
 use crate::domain::tag::Tag;
 use crate::domain::template::UrlTemplate;
@@ -29,6 +31,10 @@ pub struct WorkspaceConfig {
     tags: HashMap<TagId, Arc<Tag>>,
     webhooks: HashMap<WebhookId, Arc<PreparedWebhook>>,
     activated_by: HashMap<TagId, Vec<WebhookId>>,
+    /// What follows from assigning a manual tag; tags without effects are missing.
+    reaches: HashMap<TagId, Reach>,
+    /// The smart tags by the types of the events that they listen to.
+    listeners: HashMap<String, Vec<Arc<Tag>>>,
     custom_fields: HashMap<String, FieldType>,
 }
 
@@ -39,6 +45,8 @@ pub struct PreparedWebhook {
     pub webhook: Webhook,
     /// Its URL.
     pub url: UrlTemplate,
+    /// Whether a smart tag listens to the ends of deliveries.
+    pub is_listened_to: bool,
 }
 
 impl PreparedWebhook {
@@ -50,7 +58,7 @@ impl PreparedWebhook {
     pub fn new(webhook: Webhook) -> Result<Self> {
         let url = UrlTemplate::parse(&webhook.definition.url, &|_| true)
             .map_err(|_| Error::internal(format!("the URL of webhook {} is damaged", webhook.id)))?;
-        Ok(Self { webhook, url })
+        Ok(Self { webhook, url, is_listened_to: false })
     }
 }
 
@@ -59,7 +67,15 @@ impl WorkspaceConfig {
     #[cfg(test)]
     pub(crate) fn of(tags: Vec<Tag>, custom_fields: HashMap<String, FieldType>) -> Self {
         let tags = tags.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
-        Self { version: 1, tags, webhooks: HashMap::new(), activated_by: HashMap::new(), custom_fields }
+        Self {
+            version: 1,
+            tags,
+            webhooks: HashMap::new(),
+            activated_by: HashMap::new(),
+            reaches: HashMap::new(),
+            listeners: HashMap::new(),
+            custom_fields,
+        }
     }
 
     /// A tag of the workspace.
@@ -85,6 +101,18 @@ impl WorkspaceConfig {
     /// The webhooks that a tag activates, in the order of their ids.
     pub fn activated_by(&self, tag: TagId) -> impl Iterator<Item = &Arc<PreparedWebhook>> {
         self.activated_by.get(&tag).into_iter().flatten().filter_map(|id| self.webhooks.get(id))
+    }
+
+    /// What follows from assigning a tag; `None` if nothing does.
+    #[must_use]
+    pub fn reach(&self, tag: TagId) -> Option<&Reach> {
+        self.reaches.get(&tag)
+    }
+
+    /// The smart tags that listen to events of a type.
+    #[must_use]
+    pub fn listeners(&self, event_type: &str) -> &[Arc<Tag>] {
+        self.listeners.get(event_type).map_or(&[], Vec::as_slice)
     }
 
     /// The type of the field with a key, standard or custom.
@@ -229,15 +257,34 @@ async fn load(
     workspace: WorkspaceId,
     version: i64,
 ) -> Result<WorkspaceConfig> {
+    let tags = tag::all(db, workspace).await?;
+    let reaches = effect::reaches(&tag::effects_of(&tags)).map_err(Error::internal)?;
+    let tags: HashMap<TagId, Arc<Tag>> = tags.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
+    let listeners = listeners(&tags);
+    let is_listened_to = [WEBHOOK_DELIVERED, WEBHOOK_EXHAUSTED].iter().any(|end| listeners.contains_key(*end));
     let mut webhooks = HashMap::new();
     let mut activated_by: HashMap<TagId, Vec<WebhookId>> = HashMap::new();
     for webhook in webhook::all(db, store, workspace).await? {
         for tag in &webhook.definition.activation_tag_ids {
             activated_by.entry(*tag).or_default().push(webhook.id);
         }
-        webhooks.insert(webhook.id, Arc::new(PreparedWebhook::new(webhook)?));
+        let prepared = PreparedWebhook { is_listened_to, ..PreparedWebhook::new(webhook)? };
+        webhooks.insert(prepared.webhook.id, Arc::new(prepared));
     }
-    let tags = tag::all(db, workspace).await?.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
     let custom_fields = field::types(db, workspace).await?;
-    Ok(WorkspaceConfig { version, tags, webhooks, activated_by, custom_fields })
+    Ok(WorkspaceConfig { version, tags, webhooks, activated_by, reaches, listeners, custom_fields })
+}
+
+/// Smart tags by what they listen to, in the order of their ids.
+fn listeners(tags: &HashMap<TagId, Arc<Tag>>) -> HashMap<String, Vec<Arc<Tag>>> {
+    let mut listeners: HashMap<String, Vec<Arc<Tag>>> = HashMap::new();
+    for tag in tags.values() {
+        if let Some(rule) = &tag.rule {
+            listeners.entry(rule.event_type.clone()).or_default().push(Arc::clone(tag));
+        }
+    }
+    for tags in listeners.values_mut() {
+        tags.sort_unstable_by_key(|tag| tag.id);
+    }
+    listeners
 }

@@ -145,6 +145,31 @@ pub async fn remove(tx: &Tx, rows: &[(WorkspaceId, ContactId, TagId)]) -> Result
         .collect()
 }
 
+/// The names of the tags that contacts hold, in the order of their assignment.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn names(db: &impl ConnectionTrait, contacts: &[ContactId]) -> Result<HashMap<ContactId, Vec<String>>> {
+    let mut names: HashMap<ContactId, Vec<String>> = HashMap::new();
+    if contacts.is_empty() {
+        return Ok(names);
+    }
+    let rows = Bulk::new(db)
+        .uuid("contact_id", contacts.iter().map(|contact| contact.0))
+        .query(db, |rows| {
+            format!(
+                "SELECT h.contact_id, t.name FROM {rows} JOIN contact_tags h ON h.contact_id = r.contact_id \
+                 JOIN tags t ON t.id = h.tag_id ORDER BY h.contact_id, h.assigned_us, t.id"
+            )
+        })
+        .await?;
+    for row in rows {
+        names.entry(ContactId(row.try_get("", "contact_id")?)).or_default().push(row.try_get("", "name")?);
+    }
+    Ok(names)
+}
+
 /// Removes all tags of a contact.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ use sea_orm::{
 use super::bulk::Bulk;
 use super::entity::{smart_link, tag};
 use super::{Tx, starts_with};
+use crate::domain::effect::Effects;
 use crate::domain::smart_link::{Clicks, Code, Day, SmartLink};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::template::UrlTemplate;
@@ -203,6 +204,8 @@ fn tag_of(link: &SmartLink) -> Tag {
         name: link.name.clone(),
         kind: TagKind::SmartLink,
         description: link.description.clone(),
+        effects: Effects::default(),
+        rule: None,
         version: link.version,
         created: link.created,
         updated: link.updated,

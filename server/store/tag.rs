@@ -1,15 +1,24 @@
 //! Tags.
 
+use std::collections::HashMap;
+use std::fmt;
+
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter,
     QueryOrder, QuerySelect,
 };
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
 use super::entity::{tag, webhook, webhook_tag};
 use super::{Tx, starts_with};
+use crate::domain::condition::{Condition, Scope};
+use crate::domain::effect::{self, Effects};
+use crate::domain::rule::{AttributeMatch, Rule};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::time::Micros;
-use crate::error::{Error, OnUnique, Result};
+use crate::error::{Error, OnUnique, Result, Violations};
 use crate::ids::{TagId, WebhookId, WorkspaceId};
 
 /// The most tags of a workspace.
@@ -73,16 +82,18 @@ pub(super) async fn all(db: &impl ConnectionTrait, workspace: WorkspaceId) -> Re
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if its name is taken, [`Error::LimitReached`]; the database's.
+/// [`Error::AlreadyExists`] if its name is taken, [`Error::LimitReached`], [`Error::Invalid`] if its effects can't be;
+/// the database's.
 pub async fn insert(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
-    refuse_taken(tx, workspace, tag).await?;
-    // Its row lock puts inserts of one workspace in a row, so that the count holds.
+    // Its row lock puts changes of one workspace in a row, so that the count and the effects hold.
     tx.config_changed(workspace).await?;
+    refuse_taken(tx, workspace, tag).await?;
+    check_effects(tx, workspace, tag).await?;
     let count = tag::Entity::find().filter(tag::Column::WorkspaceId.eq(workspace.0)).count(tx.db()).await?;
     if count >= MAX_TAGS {
         return Err(Error::LimitReached { resource: "tag", limit: MAX_TAGS });
     }
-    to_row(workspace, tag).into_active_model().reset_all().insert(tx.db()).await.on_unique(|| taken(String::new()))?;
+    to_row(workspace, tag)?.into_active_model().reset_all().insert(tx.db()).await.on_unique(|| taken(String::new()))?;
     Ok(())
 }
 
@@ -90,12 +101,14 @@ pub async fn insert(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if its name is taken; [`Error::EtagMismatch`] if another transaction was faster; the
-/// database's.
+/// [`Error::AlreadyExists`] if its name is taken; [`Error::EtagMismatch`] if another transaction was faster;
+/// [`Error::Invalid`] if its effects can't be; the database's.
 pub async fn update(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
+    tx.config_changed(workspace).await?;
     refuse_taken(tx, workspace, tag).await?;
+    check_effects(tx, workspace, tag).await?;
     let result = tag::Entity::update_many()
-        .set(to_row(workspace, tag).into_active_model().reset_all())
+        .set(to_row(workspace, tag)?.into_active_model().reset_all())
         .filter(tag::Column::Id.eq(tag.id.0))
         .filter(tag::Column::Version.eq(tag.version - 1))
         .exec(tx.db())
@@ -104,7 +117,7 @@ pub async fn update(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
     if result.rows_affected == 0 {
         return Err(Error::EtagMismatch { resource: "tag" });
     }
-    tx.config_changed(workspace).await
+    Ok(())
 }
 
 /// Deletes a tag's row; what hangs on it is the caller's to end.
@@ -113,15 +126,34 @@ pub async fn update(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
 ///
 /// The database's.
 pub async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId) -> Result<()> {
+    tx.config_changed(workspace).await?;
     tag::Entity::delete_many()
         .filter(tag::Column::Id.eq(id.0))
         .filter(tag::Column::WorkspaceId.eq(workspace.0))
         .exec(tx.db())
         .await?;
-    tx.config_changed(workspace).await
+    Ok(())
 }
 
-/// The webhooks that a tag activates, with their names, after an id.
+/// Who uses a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TagUser {
+    /// A webhook that it activates.
+    Webhook(WebhookId),
+    /// A tag whose effects name it.
+    Tag(TagId),
+}
+
+impl fmt::Display for TagUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Webhook(id) => id.fmt(f),
+            Self::Tag(id) => id.fmt(f),
+        }
+    }
+}
+
+/// Who uses a tag, with their names: webhooks, then tags, each in the order of their ids, after one of them.
 ///
 /// # Errors
 ///
@@ -130,9 +162,29 @@ pub async fn usages(
     db: &impl ConnectionTrait,
     workspace: WorkspaceId,
     id: TagId,
+    after: Option<TagUser>,
+    limit: u64,
+) -> Result<Vec<(TagUser, String)>> {
+    let mut usages = match after {
+        None => activated_by(db, workspace, id, None, limit).await?,
+        Some(TagUser::Webhook(after)) => activated_by(db, workspace, id, Some(after), limit).await?,
+        Some(TagUser::Tag(_)) => Vec::new(),
+    };
+    let tags = all(db, workspace).await?.into_iter().filter(|tag| tag.effects.names(id));
+    let tags =
+        tags.map(|tag| (TagUser::Tag(tag.id), tag.name)).filter(|(user, _)| after.is_none_or(|after| *user > after));
+    usages.extend(tags);
+    usages.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(usages)
+}
+
+async fn activated_by(
+    db: &impl ConnectionTrait,
+    workspace: WorkspaceId,
+    id: TagId,
     after: Option<WebhookId>,
     limit: u64,
-) -> Result<Vec<(WebhookId, String)>> {
+) -> Result<Vec<(TagUser, String)>> {
     let mut query = webhook_tag::Entity::find()
         .filter(webhook_tag::Column::TagId.eq(id.0))
         .filter(webhook_tag::Column::WorkspaceId.eq(workspace.0));
@@ -145,10 +197,44 @@ pub async fn usages(
         .limit(limit)
         .all(db)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(usage, webhook)| (WebhookId(usage.webhook_id), webhook.map(|webhook| webhook.name).unwrap_or_default()))
-        .collect())
+    let usage = |(usage, webhook): (webhook_tag::Model, Option<webhook::Model>)| {
+        let name = webhook.map(|webhook| webhook.name).unwrap_or_default();
+        (TagUser::Webhook(WebhookId(usage.webhook_id)), name)
+    };
+    Ok(rows.into_iter().map(usage).collect())
+}
+
+/// The effects of all tags of a workspace that have any.
+pub(super) fn effects_of(tags: &[Tag]) -> HashMap<TagId, Effects> {
+    tags.iter().filter(|tag| !tag.effects.is_empty()).map(|tag| (tag.id, tag.effects.clone())).collect()
+}
+
+/// Refuses effects that name what isn't a manual tag, or that can't be together with those of the other tags.
+async fn check_effects(tx: &Tx, workspace: WorkspaceId, tag: &Tag) -> Result<()> {
+    if tag.effects.is_empty() {
+        return Ok(());
+    }
+    let tags = all(tx.db(), workspace).await?;
+    let kinds: HashMap<TagId, TagKind> = tags.iter().map(|tag| (tag.id, tag.kind)).collect();
+    let mut violations = Violations::default();
+    for (field, ids) in [("assign_tag_ids", &tag.effects.assign), ("remove_tag_ids", &tag.effects.remove)] {
+        for (index, id) in ids.iter().enumerate() {
+            let field = format!("tag.effects.{field}[{index}]");
+            match kinds.get(id) {
+                Some(TagKind::Manual) => {}
+                None if *id == tag.id => {}
+                Some(_) => violations.add(field, "TAG_KIND", "must be a manual tag; the system alone assigns others"),
+                None => violations.add(field, "TAG_UNKNOWN", "there is no tag with this id"),
+            }
+        }
+    }
+    violations.finish()?;
+    let mut effects = effects_of(&tags);
+    effects.insert(tag.id, tag.effects.clone());
+    match effect::reaches(&effects) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::invalid("tag.effects", "EFFECTS", error.to_string())),
+    }
 }
 
 /// A failed statement ends a PostgreSQL transaction, so that uniqueness is asked before it is enforced; the unique
@@ -173,21 +259,59 @@ pub(super) fn from_row(row: tag::Model) -> Result<Tag> {
         name: row.name,
         kind: TagKind::try_from(row.kind).map_err(Error::internal)?,
         description: row.description,
+        effects: from_json(row.effects.as_deref())?.unwrap_or_default(),
+        rule: from_json::<StoredRule>(row.rule.as_deref())?.map(StoredRule::read).transpose()?,
         version: row.version,
         created: Micros(row.created_us),
         updated: Micros(row.updated_us),
     })
 }
 
-fn to_row(workspace: WorkspaceId, tag: &Tag) -> tag::Model {
-    tag::Model {
+/// A rule as its column keeps it.
+#[derive(Serialize, Deserialize)]
+struct StoredRule {
+    event_type: String,
+    #[serde(default)]
+    attributes: Vec<AttributeMatch>,
+    #[serde(default)]
+    condition: Option<String>,
+}
+
+impl StoredRule {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            event_type: rule.event_type.clone(),
+            attributes: rule.attributes.clone(),
+            condition: rule.condition.as_ref().map(|condition| condition.source().to_owned()),
+        }
+    }
+
+    fn read(self) -> Result<Rule> {
+        let condition = self.condition.as_deref().map(|source| Condition::parse(source, Scope::Event)).transpose();
+        Ok(Rule {
+            event_type: self.event_type,
+            attributes: self.attributes,
+            condition: condition.map_err(Error::internal)?,
+        })
+    }
+}
+
+fn from_json<T: DeserializeOwned>(json: Option<&str>) -> Result<Option<T>> {
+    json.map(serde_json::from_str).transpose().map_err(Error::internal)
+}
+
+fn to_row(workspace: WorkspaceId, tag: &Tag) -> Result<tag::Model> {
+    let to_json = |value: Option<serde_json::Result<String>>| value.transpose().map_err(Error::internal);
+    Ok(tag::Model {
         id: tag.id.0,
         workspace_id: workspace.0,
         name: tag.name.clone(),
         kind: tag.kind.code(),
         description: tag.description.clone(),
+        effects: to_json((!tag.effects.is_empty()).then(|| serde_json::to_string(&tag.effects)))?,
+        rule: to_json(tag.rule.as_ref().map(|rule| serde_json::to_string(&StoredRule::of(rule))))?,
         version: tag.version,
         created_us: tag.created.0,
         updated_us: tag.updated.0,
-    }
+    })
 }

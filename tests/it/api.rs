@@ -68,7 +68,8 @@ fn kind_name(kind: &Kind) -> &str {
 fn every_change_takes_a_request_id() {
     for method in methods().iter().filter(|method| !is_read(method)) {
         let has_id = method.input().get_field_by_name("request_id").is_some();
-        let is_exempt = matches!(method.name(), "CreateApiKey" | "BatchTagContacts" | "CreateTrackedUrl");
+        let is_exempt =
+            matches!(method.name(), "CreateApiKey" | "BatchTagContacts" | "BatchRecordEvents" | "CreateTrackedUrl");
         assert_eq!(has_id, !is_exempt, "{}", path(method));
     }
 }

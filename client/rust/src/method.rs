@@ -67,7 +67,7 @@ const REPEATABLE: &[(&str, IsRepeatable)] = repeatable![
 ];
 
 /// Methods that change something and take no `request_id`.
-const NEVER_REPEATED: [&str; 2] = ["BatchTagContacts", "CreateApiKey"];
+const NEVER_REPEATED: [&str; 3] = ["BatchRecordEvents", "BatchTagContacts", "CreateApiKey"];
 
 impl Method {
     /// What is known of the method at a path such as `/taghook.v1.TagService/GetTag`.

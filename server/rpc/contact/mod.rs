@@ -12,11 +12,11 @@ use tonic::{Request, Response, Status};
 use self::convert::{Parts, Patch, UPDATABLE, is_value_path, status_of, to_pb};
 use super::Services;
 use super::call::{Call, check_etag};
-use super::convert::{parse_time, refuse_nul, timestamp};
+use super::convert::{parse_time, refuse_nul, texts, timestamp};
 use super::mask;
 use super::page::Page;
 use super::trigger::decisions_to_pb;
-use crate::automation::{self, Assigned, Assignment, Origin};
+use crate::automation::{self, Assigned, Assignment, Change, Origin};
 use crate::domain::contact::{Contact, Email, Phone};
 use crate::domain::field::FieldType;
 use crate::domain::tag::TagKind;
@@ -44,11 +44,12 @@ impl pb::contact_service_server::ContactService for Services {
         let patch = self.read_given(workspace, &given, &mut call.violations).await?;
         let which = patch.identity(&mut call.violations);
         call.finish_with(which)?;
-        let (id, patch) = (self.new_id(), &patch);
+        let (id, patch, origin) = (self.new_id(), &patch, &call.origin());
         let make = |tx: Tx| async move {
             hold_fields(&tx, workspace, patch).await?;
             let contact = patch.create(id, tx.now())?;
             store::contact::insert(&tx, workspace, &contact).await?;
+            automation::changed(&tx, workspace, &contact, Change::Created, origin).await?;
             Ok((contact, id.to_string()))
         };
         let again = |tx, answer| again(tx, workspace, answer);
@@ -116,12 +117,12 @@ impl pb::contact_service_server::ContactService for Services {
         let custom = self.custom_fields(workspace, &parts).await?;
         let patch = Patch::read_with_rules(&given, &parts, &custom, &mut call.violations)?;
         let id = call.finish_with(id)?;
-        let (which, patch, etag) = (&ContactRef::Id(id), &patch, given.etag.as_str());
+        let (which, patch, etag, origin) = (&ContactRef::Id(id), &patch, given.etag.as_str(), &call.origin());
         let make = |tx: Tx| async move {
             hold_fields(&tx, workspace, patch).await?;
             let contact = store::contact::lock(&tx, workspace, which).await?.ok_or_else(|| which.not_found())?;
             check_etag("contact", etag, contact.version)?;
-            let contact = change(&tx, workspace, contact, patch).await?;
+            let contact = change(&tx, workspace, contact, patch, origin).await?;
             Ok((contact, id.to_string()))
         };
         let again = |tx, answer| again(tx, workspace, answer);
@@ -154,11 +155,13 @@ impl pb::contact_service_server::ContactService for Services {
         };
         let (contact, answer) = self.write_contact("upsert_contact", key.as_ref(), make, again).await?;
         let (assignments, triggers) = answer.assigned.as_ref().map(tagging::assigned_to_pb).unwrap_or_default();
+        let removed_tag_ids = answer.assigned.as_ref().map(|assigned| texts(&assigned.removed)).unwrap_or_default();
         Ok(Response::new(pb::UpsertContactResponse {
             contact: Some(to_pb(&contact)),
             created: answer.created,
             assignments,
             triggers,
+            removed_tag_ids,
         }))
     }
 
@@ -197,7 +200,7 @@ impl pb::contact_service_server::ContactService for Services {
             kind: TagKind::Manual,
             origin: call.origin(),
         };
-        let assigned = self.assigner.assign(assignment, key).await?;
+        let assigned = self.assigner.commit(assignment, key).await?;
         Ok(Response::new(tagging::tagged_to_pb(&assigned)))
     }
 
@@ -318,22 +321,30 @@ async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Contact
     store::contact::get(tx.db(), workspace, &ContactRef::Id(answer.parse().map_err(Error::internal)?)).await
 }
 
-/// Makes sure that the custom fields of a change are there until the commit. Takes the gate if there are any, and so
-/// comes before all other locks.
+/// Takes the gate, and so comes before all other locks; makes sure that the custom fields of a change are there until the
+/// commit.
 async fn hold_fields(tx: &Tx, workspace: WorkspaceId, patch: &Patch) -> Result<()> {
+    tx.gate_shared().await?;
     if !patch.has_custom_values() {
         return Ok(());
     }
-    tx.gate_shared().await?;
     patch.check_fields(&store::field::types(tx.db(), workspace).await?)
 }
 
 /// Changes a locked contact; one that is as it should be already stays untouched.
-async fn change(tx: &Tx, workspace: WorkspaceId, mut contact: Contact, patch: &Patch) -> Result<Contact> {
+async fn change(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    mut contact: Contact,
+    patch: &Patch,
+    origin: &Origin,
+) -> Result<Contact> {
+    let before = contact.status;
     if patch.apply(&mut contact)? {
         contact.version += 1;
         contact.updated = tx.now();
         store::contact::update(tx, workspace, &contact).await?;
+        automation::changed(tx, workspace, &contact, Change::Updated(before), origin).await?;
     }
     Ok(contact)
 }
@@ -359,12 +370,9 @@ struct Upserted {
 
 impl Upsert {
     async fn run(&self, tx: &Tx) -> Result<(Contact, Upserted)> {
-        if !self.tag_ids.is_empty() {
-            tx.gate_shared().await?;
-        }
         hold_fields(tx, self.workspace, &self.patch).await?;
         let (contact, created) = match store::contact::lock(tx, self.workspace, &self.which).await? {
-            Some(contact) => (change(tx, self.workspace, contact, &self.patch).await?, false),
+            Some(contact) => (change(tx, self.workspace, contact, &self.patch, &self.origin).await?, false),
             None => (self.create(tx).await?, true),
         };
         let assigned = self.tag(tx, contact.id).await?;
@@ -375,7 +383,10 @@ impl Upsert {
     async fn create(&self, tx: &Tx) -> Result<Contact> {
         let contact = self.patch.create(self.id, tx.now())?;
         match store::contact::insert(tx, self.workspace, &contact).await {
-            Ok(()) => Ok(contact),
+            Ok(()) => {
+                automation::changed(tx, self.workspace, &contact, Change::Created, &self.origin).await?;
+                Ok(contact)
+            }
             // It was created since it was looked for: the next run finds and updates it.
             Err(Error::AlreadyExists { field, .. }) if field == self.which.field() => {
                 Err(store::contact::lost_race(field))

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::read_contact_ref;
-use crate::automation::{Assigned, AssignedTag, Assignment, Origin, assign_each, unassign};
+use crate::automation::{Assigned, AssignedTag, Assignment, Origin, refuse_other_kind, run_each, unassign};
 use crate::domain::tag::TagKind;
 use crate::error::{Error, Result, Violations};
 use crate::ids::{ContactId, TagId, WorkspaceId};
@@ -68,7 +68,7 @@ impl Batch {
     /// The database's, when nothing can be said of any item.
     pub(super) async fn run(self, store: &Store) -> Result<Vec<ItemResult>> {
         let wishes: Vec<_> = self.good.iter().map(|(assignment, key)| (assignment, key.as_ref())).collect();
-        let mut results = assign_each(store, &wishes, |_| true).await?.into_iter();
+        let mut results = run_each(store, &wishes, |_| true).await?.into_iter();
         let answers = self.refused.into_iter().map(|refused| match refused {
             Some(error) => Err(error),
             None => results.next().unwrap_or_else(|| Err(Error::internal("an item got no result"))),
@@ -118,9 +118,7 @@ pub(super) async fn untag(tx: &Tx, workspace: WorkspaceId, which: &ContactRef, t
     let contact = store::contact::get(tx.db(), workspace, which).await?;
     for id in tag_ids {
         let tag = config.tag(*id).ok_or_else(|| Error::not_found(*id))?;
-        if tag.kind != TagKind::Manual {
-            return Err(Error::TagNotAssignable { tag: id.to_string(), kind: tag.kind.as_str() });
-        }
+        refuse_other_kind(tag, TagKind::Manual)?;
     }
     let rows: Vec<_> = tag_ids.iter().map(|tag| (workspace, contact.id, *tag)).collect();
     let removed = unassign(tx, &rows).await?;
@@ -134,6 +132,7 @@ pub(super) fn assigned_to_pb(assigned: &Assigned) -> (Vec<pb::TagAssignment>, Ve
         tag_id: tag.tag_id.to_string(),
         newly_assigned: tag.is_new,
         assign_time: Some(timestamp(tag.since)),
+        effect_of_tag_id: tag.effect_of.map(|tag| tag.to_string()).unwrap_or_default(),
     };
     (assigned.tags.iter().map(assignment).collect(), decisions_to_pb(&assigned.triggers))
 }
@@ -142,7 +141,7 @@ pub(super) fn assigned_to_pb(assigned: &Assigned) -> (Vec<pb::TagAssignment>, Ve
 pub(super) fn tagged_to_pb(assigned: &Assigned) -> pb::TagContactResponse {
     let contact_id = assigned.contact_id.to_string();
     let (assignments, triggers) = assigned_to_pb(assigned);
-    pb::TagContactResponse { contact_id, assignments, triggers }
+    pb::TagContactResponse { contact_id, assignments, triggers, removed_tag_ids: texts(&assigned.removed) }
 }
 
 /// The answer of UntagContact.

@@ -1,6 +1,6 @@
 //! What came of attempts: one transaction writes the delivery's new state and the attempt, which is the outcome too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::{ConnectionTrait, QueryResult, Statement};
 use uuid::Uuid;
@@ -42,25 +42,34 @@ struct Settled {
 }
 
 /// Settles attempts: each counts for its delivery if the lease is still the one it was made under; else it is recorded
-/// and counts for nothing, but that a success is a success.
+/// and counts for nothing, but that a success is a success. Answers with the deliveries that were delivered or given up.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn settle(tx: &Tx, settlements: &[&Settlement]) -> Result<()> {
+pub async fn settle(tx: &Tx, settlements: &[&Settlement]) -> Result<HashSet<DeliveryId>> {
+    let mut ended = HashSet::new();
     let (extra, scheduled): (Vec<&Settlement>, Vec<&Settlement>) =
         settlements.iter().partition(|settlement| settlement.extra_id.is_some());
     let settled = settle_scheduled(tx, &scheduled).await?;
     for settlement in scheduled {
-        match settled.get(&(settlement.reference.id, settlement.lease_token)) {
-            Some(row) => report(tx, settlement, settlement.next, row).await?,
+        let kind = match settled.get(&(settlement.reference.id, settlement.lease_token)) {
+            Some(row) => Some(report(tx, settlement, settlement.next, row).await?),
             None => settle_missed(tx, settlement).await?,
-        }
+        };
+        note_end(&mut ended, settlement, kind);
     }
     for settlement in extra {
-        settle_extra(tx, settlement).await?;
+        let kind = settle_extra(tx, settlement).await?;
+        note_end(&mut ended, settlement, kind);
     }
-    Ok(())
+    Ok(ended)
+}
+
+fn note_end(ended: &mut HashSet<DeliveryId>, settlement: &Settlement, kind: Option<Kind>) {
+    if matches!(kind, Some(Kind::Delivered | Kind::Exhausted)) {
+        ended.insert(settlement.reference.id);
+    }
 }
 
 /// Answers with the leases that held: of two attempts of one delivery, a stale one and its successor, one counts.
@@ -117,37 +126,38 @@ pub async fn put_off(tx: &Tx, settlement: &Settlement, until: Micros) -> Result<
     execute(tx, sql, vec![settlement.reference.id.0.into(), token.into(), until.0.into()]).await
 }
 
-/// The lease was lost, or the delivery became final while the attempt was in flight.
-async fn settle_missed(tx: &Tx, settlement: &Settlement) -> Result<()> {
+/// The lease was lost, or the delivery became final while the attempt was in flight. Answers with what was reported.
+async fn settle_missed(tx: &Tx, settlement: &Settlement) -> Result<Option<Kind>> {
     if is_recorded(tx, settlement).await? {
-        return Ok(());
+        return Ok(None);
     }
     let Some((settled, token)) = count_attempt(tx, settlement).await? else {
         // The delivery's row is gone, and with it whom to tell.
-        return Ok(());
+        return Ok(None);
     };
     if token != settlement.lease_token {
-        return report_lost(tx, settlement, &settled).await;
+        return report_lost(tx, settlement, &settled).await.map(Some);
     }
     // The lease ends with its attempt, also where the state is another's decision.
     let sql = "UPDATE deliveries SET lease_owner = NULL WHERE id = $1 AND lease_token = $2";
     execute(tx, sql, vec![settlement.reference.id.0.into(), token.into()]).await?;
-    report_beside(tx, settlement, settled).await
+    report_beside(tx, settlement, settled).await.map(Some)
 }
 
-/// An attempt beside the schedule: a success makes the delivery DELIVERED, a failure changes nothing.
-async fn settle_extra(tx: &Tx, settlement: &Settlement) -> Result<()> {
-    let Some(id) = settlement.extra_id else { return Ok(()) };
+/// An attempt beside the schedule: a success makes the delivery DELIVERED, a failure changes nothing. Answers with what
+/// was reported.
+async fn settle_extra(tx: &Tx, settlement: &Settlement) -> Result<Option<Kind>> {
+    let Some(id) = settlement.extra_id else { return Ok(None) };
     let ended = if settlement.next == Next::Delivered { Ended::Delivered } else { Ended::Failed };
     let is_lost = !extra_attempt::settle(tx, id, settlement.lease_token, ended).await?;
     if is_lost && is_recorded(tx, settlement).await? {
-        return Ok(());
+        return Ok(None);
     }
-    let Some((settled, _)) = count_attempt(tx, settlement).await? else { return Ok(()) };
+    let Some((settled, _)) = count_attempt(tx, settlement).await? else { return Ok(None) };
     if is_lost {
-        return report_lost(tx, settlement, &settled).await;
+        return report_lost(tx, settlement, &settled).await.map(Some);
     }
-    report_beside(tx, settlement, settled).await
+    report_beside(tx, settlement, settled).await.map(Some)
 }
 
 /// Whether the attempt was written before: by a transaction whose commit was unknown, and is.
@@ -179,14 +189,14 @@ async fn count_success(tx: &Tx, settlement: &Settlement) -> Result<()> {
     execute(tx, &sql, values).await
 }
 
-async fn report_lost(tx: &Tx, settlement: &Settlement, settled: &Settled) -> Result<()> {
+async fn report_lost(tx: &Tx, settlement: &Settlement, settled: &Settled) -> Result<Kind> {
     let mut lost = settlement.clone();
     lost.attempt.lease_lost = true;
     report_as(tx, &lost, Kind::AttemptFailed, settled, None).await
 }
 
 /// Reports an attempt that the schedule doesn't count.
-async fn report_beside(tx: &Tx, settlement: &Settlement, mut settled: Settled) -> Result<()> {
+async fn report_beside(tx: &Tx, settlement: &Settlement, mut settled: Settled) -> Result<Kind> {
     if settlement.next != Next::Delivered {
         return report_as(tx, settlement, Kind::AttemptFailed, &settled, None).await;
     }
@@ -195,7 +205,7 @@ async fn report_beside(tx: &Tx, settlement: &Settlement, mut settled: Settled) -
     report_as(tx, settlement, Kind::Delivered, &settled, None).await
 }
 
-async fn report(tx: &Tx, settlement: &Settlement, next: Next, settled: &Settled) -> Result<()> {
+async fn report(tx: &Tx, settlement: &Settlement, next: Next, settled: &Settled) -> Result<Kind> {
     report_as(tx, settlement, next.kind(), settled, next.due()).await
 }
 
@@ -205,7 +215,7 @@ async fn report_as(
     kind: Kind,
     settled: &Settled,
     next: Option<Micros>,
-) -> Result<()> {
+) -> Result<Kind> {
     let mut attempt = settlement.attempt.clone();
     attempt.number = settled.attempt_count;
     if settled.is_erased {
@@ -225,7 +235,7 @@ async fn report_as(
         attempt: Some(attempt),
         next_attempt: next,
     });
-    Ok(())
+    Ok(kind)
 }
 
 fn settled_of(row: &QueryResult) -> Result<Settled> {

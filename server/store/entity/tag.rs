@@ -11,6 +11,8 @@ pub struct Model {
     pub name: String,
     pub kind: i16,
     pub description: String,
+    pub effects: Option<String>,
+    pub rule: Option<String>,
     pub version: i64,
     pub created_us: i64,
     pub updated_us: i64,

@@ -81,6 +81,30 @@ both! {
         assert_eq!((sent, receiver.count()), (1, 1));
     }
 
+    /// A smart tag that waits for clicks on a link comes with the redirect as well.
+    async fn a_smart_tag_hears_of_clicks(t: Taghook) {
+        let attributes = vec![v1::smart_rule::AttributeMatch { name: "name".into(), value: "sale".into() }];
+        let rule = v1::SmartRule { event_type: "link.clicked".into(), attributes, ..Default::default() };
+        let tag = v1::Tag {
+            name: "buyer to be".into(),
+            kind: v1::tag::Kind::Smart.into(),
+            rule: Some(rule),
+            ..Default::default()
+        };
+        let request = v1::CreateTagRequest { tag: Some(tag), ..Default::default() };
+        let smart = t.client.tags().create_tag(request).await.unwrap().into_inner();
+        let (sale, other) = (t.link("sale", TARGET).await, t.link("other", TARGET).await);
+        let contact = t.contact("ada@example.com").await;
+        click(&t.tracked(&other, &contact).await).await;
+        assert_eq!(t.held_tags(&contact).await, [other.tag_id.as_str()]);
+        click(&t.tracked(&sale, &contact).await).await;
+        let mut held = t.held_tags(&contact).await;
+        held.sort_unstable();
+        let mut expected = [smart.id, sale.tag_id, other.tag_id];
+        expected.sort_unstable();
+        assert_eq!(held, expected);
+    }
+
     async fn the_short_link_is_everybodys(t: Taghook) {
         let link = t.link("sale", TARGET).await;
         let contact = t.contact("ada@example.com").await;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use taghook::automation::{Assignment, assign_each};
+use taghook::automation::{Assignment, run_each};
 use taghook::clock::Clock;
 use taghook::error::Error;
 use taghook::ids::{ContactId, TypedId};
@@ -34,7 +34,7 @@ async fn a_request_id_whose_first_use_fails_is_free_for_the_next_one() {
         let keys = [1, 2, 3].map(|body| key(&server, body));
         let wishes = [(&nobody, 0), (&nobody, 0), (&ada, 1), (&ada, 1), (&bob, 2)];
         let wishes = wishes.map(|(assignment, key)| (assignment, Some(&keys[key])));
-        let results = assign_each(&server.store, &wishes, |_| true).await.unwrap();
+        let results = run_each(&server.store, &wishes, |_| true).await.unwrap();
         let [first, double, next, its_double, other] = results.try_into().unwrap();
         assert!(matches!((first, double), (Err(Error::NotFound { .. }), Err(Error::NotFound { .. }))));
         assert_eq!(next.unwrap(), its_double.unwrap());
@@ -62,7 +62,7 @@ async fn who_has_gone_away_when_a_batch_fails_gets_nothing() {
             asked.set(asked.get() + 1);
             index != 1 || asked.get() <= wishes.len()
         };
-        let results = assign_each(&server.store, &wishes, is_wanted).await.unwrap();
+        let results = run_each(&server.store, &wishes, is_wanted).await.unwrap();
         let is_ok: Vec<bool> = results.iter().map(Result::is_ok).collect();
         assert_eq!(is_ok, [false, false, true], "{results:?}");
         assert_eq!(server.number("SELECT count(*) FROM contact_tags").await, 1);
@@ -85,7 +85,7 @@ async fn a_batch_that_sets_off_much_is_committed_in_parts() {
         let wishes: Vec<_> = assignments.iter().map(|assignment| (assignment, None)).collect();
         // What a tag sets off is known once it was used.
         for (wishes, transactions) in [(&wishes[..1], 1), (&wishes[1..], 1 + 3)] {
-            let results = assign_each(&server.store, wishes, |_| true).await.unwrap();
+            let results = run_each(&server.store, wishes, |_| true).await.unwrap();
             assert!(results.iter().all(Result::is_ok));
             assert_eq!(server.number("SELECT count(DISTINCT created_us) FROM deliveries").await, transactions);
         }

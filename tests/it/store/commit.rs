@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use taghook::automation::Assigner;
+use taghook::automation::GroupCommit;
 use taghook::clock::Clock;
 use taghook::error::Error;
 use taghook::store;
@@ -135,8 +135,8 @@ async fn a_batch_whose_commit_is_unknown_is_made_once() {
     server.webhook(&[tag], |webhook| webhook.definition.cooldown = Duration::ZERO).await;
     let contacts = [server.contact("ada").await, server.contact("bob").await];
     let stop = CancellationToken::new();
-    let (assigner, work) = Assigner::new(server.store.clone());
-    let calls = contacts.map(|contact| assigner.assign(server.assignment(contact, &[tag]), None));
+    let (assigner, work) = GroupCommit::new(server.store.clone());
+    let calls = contacts.map(|contact| assigner.commit(server.assignment(contact, &[tag]), None));
     proxy.arm();
     let calls = async {
         let results = futures_util::future::join_all(calls).await;

@@ -145,6 +145,8 @@ impl Server {
             name: name.to_owned(),
             kind: TagKind::Manual,
             description: String::new(),
+            effects: Default::default(),
+            rule: None,
             version: 1,
             created: START,
             updated: START,

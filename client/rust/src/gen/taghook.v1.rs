@@ -477,12 +477,16 @@ pub struct UpsertContactResponse {
     /// created says that it didn't exist.
     #[prost(bool, tag = "2")]
     pub created: bool,
-    /// assignments are the tags assigned, in the order of the request.
+    /// assignments are the tags assigned, in the order of the request, and then those that their effects
+    /// assigned.
     #[prost(message, repeated, tag = "3")]
     pub assignments: ::prost::alloc::vec::Vec<TagAssignment>,
     /// triggers has a decision for each webhook that a tag activates.
     #[prost(message, repeated, tag = "4")]
     pub triggers: ::prost::alloc::vec::Vec<TriggerDecision>,
+    /// removed_tag_ids are the tags that effects took off the contact.
+    #[prost(string, repeated, tag = "5")]
+    pub removed_tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for UpsertContactResponse {
     const NAME: &'static str = "UpsertContactResponse";
@@ -568,12 +572,16 @@ pub struct TagContactResponse {
     /// contact_id is the contact that was tagged.
     #[prost(string, tag = "1")]
     pub contact_id: ::prost::alloc::string::String,
-    /// assignments are the tags assigned, in the order of the request.
+    /// assignments are the tags assigned, in the order of the request, and then those that their effects
+    /// assigned.
     #[prost(message, repeated, tag = "2")]
     pub assignments: ::prost::alloc::vec::Vec<TagAssignment>,
     /// triggers has a decision for each webhook that one of the tags activates.
     #[prost(message, repeated, tag = "3")]
     pub triggers: ::prost::alloc::vec::Vec<TriggerDecision>,
+    /// removed_tag_ids are the tags that effects took off the contact.
+    #[prost(string, repeated, tag = "4")]
+    pub removed_tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for TagContactResponse {
     const NAME: &'static str = "TagContactResponse";
@@ -597,6 +605,10 @@ pub struct TagAssignment {
     /// assign_time is since when the contact holds the tag.
     #[prost(message, optional, tag = "3")]
     pub assign_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// effect_of_tag_id is the tag of the request whose effects assigned this one; empty for those of the
+    /// request itself.
+    #[prost(string, tag = "4")]
+    pub effect_of_tag_id: ::prost::alloc::string::String,
 }
 impl ::prost::Name for TagAssignment {
     const NAME: &'static str = "TagAssignment";
@@ -3393,6 +3405,130 @@ impl ::prost::Name for RecordEventResponse {
         "/taghook.v1.RecordEventResponse".into()
     }
 }
+/// BatchRecordEventsRequest is the request of BatchRecordEvents.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchRecordEventsRequest {
+    /// requests are the events to record, each with its own request_id, if wanted: 1 to 1,000. Their rules
+    /// are those of RecordEvent, told per item. Required.
+    #[prost(message, repeated, tag = "1")]
+    pub requests: ::prost::alloc::vec::Vec<RecordEventRequest>,
+}
+impl ::prost::Name for BatchRecordEventsRequest {
+    const NAME: &'static str = "BatchRecordEventsRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.BatchRecordEventsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.BatchRecordEventsRequest".into()
+    }
+}
+/// BatchRecordEventsResponse is the answer of BatchRecordEvents.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchRecordEventsResponse {
+    /// results has one result for each item, in the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<batch_record_events_response::Result>,
+}
+/// Nested message and enum types in `BatchRecordEventsResponse`.
+pub mod batch_record_events_response {
+    /// Result is what became of one item.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Result {
+        /// result is the answer or the error that RecordEvent would have given.
+        #[prost(oneof = "result::Result", tags = "1, 2")]
+        pub result: ::core::option::Option<result::Result>,
+    }
+    /// Nested message and enum types in `Result`.
+    pub mod result {
+        /// result is the answer or the error that RecordEvent would have given.
+        #[derive(Clone, PartialEq, ::prost::Oneof)]
+        pub enum Result {
+            /// response is the answer.
+            #[prost(message, tag = "1")]
+            Response(super::super::RecordEventResponse),
+            /// error says why the item was refused; field paths start at the item.
+            #[prost(message, tag = "2")]
+            Error(::tonic_types::pb::Status),
+        }
+    }
+    impl ::prost::Name for Result {
+        const NAME: &'static str = "Result";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.BatchRecordEventsResponse.Result".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.BatchRecordEventsResponse.Result".into()
+        }
+    }
+}
+impl ::prost::Name for BatchRecordEventsResponse {
+    const NAME: &'static str = "BatchRecordEventsResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.BatchRecordEventsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.BatchRecordEventsResponse".into()
+    }
+}
+/// ListEventTypesRequest is the request of ListEventTypes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListEventTypesRequest {}
+impl ::prost::Name for ListEventTypesRequest {
+    const NAME: &'static str = "ListEventTypesRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListEventTypesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListEventTypesRequest".into()
+    }
+}
+/// ListEventTypesResponse is the answer of ListEventTypes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListEventTypesResponse {
+    /// event_types are the types, about 25, those that callers record first.
+    #[prost(message, repeated, tag = "1")]
+    pub event_types: ::prost::alloc::vec::Vec<EventTypeInfo>,
+}
+impl ::prost::Name for ListEventTypesResponse {
+    const NAME: &'static str = "ListEventTypesResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListEventTypesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListEventTypesResponse".into()
+    }
+}
+/// EventTypeInfo describes an event type.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventTypeInfo {
+    /// type is the dotted name.
+    #[prost(string, tag = "1")]
+    pub r#type: ::prost::alloc::string::String,
+    /// description says what happened to the contact.
+    #[prost(string, tag = "2")]
+    pub description: ::prost::alloc::string::String,
+    /// attribute_names are the attributes that it usually has.
+    #[prost(string, repeated, tag = "3")]
+    pub attribute_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// system_recorded says that the system alone records it.
+    #[prost(bool, tag = "4")]
+    pub system_recorded: bool,
+}
+impl ::prost::Name for EventTypeInfo {
+    const NAME: &'static str = "EventTypeInfo";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.EventTypeInfo".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.EventTypeInfo".into()
+    }
+}
 /// ListEventsRequest is the request of ListEvents.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEventsRequest {
@@ -3557,7 +3693,8 @@ pub mod event_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// RecordEvent records that something happened to a contact.
+        /// RecordEvent records that something happened to a contact. Smart tags whose rule it matches are
+        /// assigned with it.
         pub async fn record_event(
             &mut self,
             request: impl tonic::IntoRequest<super::RecordEventRequest>,
@@ -3580,6 +3717,57 @@ pub mod event_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("taghook.v1.EventService", "RecordEvent"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// BatchRecordEvents records up to 1,000 events. Each item has its own result; one bad item harms no
+        /// other.
+        pub async fn batch_record_events(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BatchRecordEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchRecordEventsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.EventService/BatchRecordEvents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.EventService", "BatchRecordEvents"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListEventTypes returns the event types that are known by themselves. Callers may record others.
+        pub async fn list_event_types(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListEventTypesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListEventTypesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.EventService/ListEventTypes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.EventService", "ListEventTypes"));
             self.inner.unary(req, path, codec).await
         }
         /// ListEvents returns a contact's timeline, the newest first: recorded events, tag changes and
@@ -4713,7 +4901,7 @@ pub mod smart_link_service_client {
     }
 }
 /// Tag is a label on contacts; webhooks are activated by tags.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Tag {
     /// id is `tag_` and 26 characters, assigned by the server.
     #[prost(string, tag = "1")]
@@ -4736,9 +4924,39 @@ pub struct Tag {
     /// etag changes with every change. Given in an update, the update is made only if it still matches.
     #[prost(string, tag = "7")]
     pub etag: ::prost::alloc::string::String,
+    /// effects are what assigning the tag also does, in the same transaction. KIND_MANUAL alone. Default:
+    /// nothing.
+    #[prost(message, optional, tag = "8")]
+    pub effects: ::core::option::Option<tag::Effects>,
+    /// rule is which events assign the tag. KIND_SMART alone, and required for it.
+    #[prost(message, optional, tag = "9")]
+    pub rule: ::core::option::Option<SmartRule>,
 }
 /// Nested message and enum types in `Tag`.
 pub mod tag {
+    /// Effects are what assigning a tag also does, whether or not the contact held it before. A tag that
+    /// is assigned so has its own effects and activates webhooks as if the caller had assigned it; tags
+    /// are removed last. All of the tags are of KIND_MANUAL. Refused are circles of tags that assign each
+    /// other, a tag that would be both assigned and removed, and more than 100 tags in all.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Effects {
+        /// assign_tag_ids are the tags to assign as well: up to 20.
+        #[prost(string, repeated, tag = "1")]
+        pub assign_tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        /// remove_tag_ids are the tags to remove: up to 20.
+        #[prost(string, repeated, tag = "2")]
+        pub remove_tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    }
+    impl ::prost::Name for Effects {
+        const NAME: &'static str = "Effects";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.Tag.Effects".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.Tag.Effects".into()
+        }
+    }
     /// Kind is who assigns a tag.
     #[derive(
         Clone,
@@ -4798,8 +5016,61 @@ impl ::prost::Name for Tag {
         "/taghook.v1.Tag".into()
     }
 }
+/// SmartRule says which events assign a smart tag to their contact. All that is given must hold.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SmartRule {
+    /// event_type is the type of the events, as `form.subscribed`; see EventService.ListEventTypes for
+    /// those that the system records, and any other dotted name. Types that start with `tag.` can't be
+    /// used; manual tags have effects. Required.
+    #[prost(string, tag = "1")]
+    pub event_type: ::prost::alloc::string::String,
+    /// attributes are what attributes of the event must be: up to 10. Default: anything.
+    #[prost(message, repeated, tag = "2")]
+    pub attributes: ::prost::alloc::vec::Vec<smart_rule::AttributeMatch>,
+    /// condition is a CEL expression over `event` and `contact` that must be true, up to 2,048 bytes; for
+    /// example `event.attributes.amount >= 100 && 'Kunde' in contact.tags`. One that fails for an event,
+    /// as by reading an attribute that it hasn't, doesn't match, and the contact's timeline says so
+    /// (`tag.rule_failed`). Default: none.
+    #[prost(string, tag = "3")]
+    pub condition: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `SmartRule`.
+pub mod smart_rule {
+    /// AttributeMatch says what one attribute of the event must be.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct AttributeMatch {
+        /// name is the attribute's name: 1 to 100 bytes; with `.` for one inside another, as
+        /// `order.currency`. Required.
+        #[prost(string, tag = "1")]
+        pub name: ::prost::alloc::string::String,
+        /// value is the attribute's value: a text as it is, a number or a boolean as JSON writes it. Up to
+        /// 1,000 bytes. An empty one is met by an attribute that is an empty text. Default: empty.
+        #[prost(string, tag = "2")]
+        pub value: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for AttributeMatch {
+        const NAME: &'static str = "AttributeMatch";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.SmartRule.AttributeMatch".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.SmartRule.AttributeMatch".into()
+        }
+    }
+}
+impl ::prost::Name for SmartRule {
+    const NAME: &'static str = "SmartRule";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.SmartRule".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.SmartRule".into()
+    }
+}
 /// CreateTagRequest is the request of CreateTag.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateTagRequest {
     /// tag is the tag to create; its output-only fields are ignored. Required.
     #[prost(message, optional, tag = "1")]
@@ -4903,13 +5174,13 @@ impl ::prost::Name for ListTagsResponse {
     }
 }
 /// UpdateTagRequest is the request of UpdateTag.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpdateTagRequest {
     /// tag holds the id, the new values and, if wanted, the etag. Required.
     #[prost(message, optional, tag = "1")]
     pub tag: ::core::option::Option<Tag>,
-    /// update_mask names the fields to change: `name`, `description`. Default: every field that is set
-    /// in `tag`.
+    /// update_mask names the fields to change: `name`, `description`, `effects`, `rule`. Default: every
+    /// field that is set in `tag`. To take all effects away, name `effects` and set none.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
     /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
@@ -4936,7 +5207,7 @@ pub struct DeleteTagRequest {
     /// etag, if given, must match. Default: not checked.
     #[prost(string, tag = "2")]
     pub etag: ::prost::alloc::string::String,
-    /// force deletes the tag though webhooks are activated by it; they lose it. Default: false.
+    /// force deletes the tag though it is used. Webhooks and effects lose it. Default: false.
     #[prost(bool, tag = "3")]
     pub force: bool,
     /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
@@ -5004,7 +5275,7 @@ pub struct TagUsage {
     #[prost(string, tag = "2")]
     pub display_name: ::prost::alloc::string::String,
     /// user is the resource that refers to the tag.
-    #[prost(oneof = "tag_usage::User", tags = "1")]
+    #[prost(oneof = "tag_usage::User", tags = "1, 3")]
     pub user: ::core::option::Option<tag_usage::User>,
 }
 /// Nested message and enum types in `TagUsage`.
@@ -5015,6 +5286,9 @@ pub mod tag_usage {
         /// webhook_id is a webhook that the tag activates.
         #[prost(string, tag = "1")]
         WebhookId(::prost::alloc::string::String),
+        /// tag_id is a tag whose effects assign or remove the tag.
+        #[prost(string, tag = "3")]
+        TagId(::prost::alloc::string::String),
     }
 }
 impl ::prost::Name for TagUsage {
@@ -5038,7 +5312,7 @@ pub mod tag_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// TagService defines tags. ContactService puts them on contacts.
+    /// TagService defines tags. ContactService puts manual tags on contacts, the system the others.
     #[derive(Debug, Clone)]
     pub struct TagServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -5119,7 +5393,7 @@ pub mod tag_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// CreateTag creates a tag. ALREADY_EXISTS when the name is taken.
+        /// CreateTag creates a manual or a smart tag. ALREADY_EXISTS when the name is taken.
         pub async fn create_tag(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateTagRequest>,
@@ -5211,7 +5485,7 @@ pub mod tag_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// DeleteTag deletes a tag and takes it off every contact. FAILED_PRECONDITION (IN_USE), naming the
-        /// users, while a webhook is activated by it, unless `force`.
+        /// users, while anything that ListTagUsages shows refers to it, unless `force`.
         pub async fn delete_tag(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteTagRequest>,

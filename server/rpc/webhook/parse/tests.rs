@@ -51,6 +51,8 @@ fn parse_in(webhook: &pb::Webhook, current: Option<&Definition>, policy: EgressP
         name: "VIP".to_owned(),
         kind: TagKind::Manual,
         description: String::new(),
+        effects: Default::default(),
+        rule: None,
         version: 1,
         created: NOW,
         updated: NOW,

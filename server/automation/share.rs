@@ -1,12 +1,12 @@
-//! Assignments of several requests: together where they can be, apart where they must.
+//! Wishes of several requests in shared transactions: together where they can be, apart where they must.
 
 use std::collections::HashMap;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{Assigned, Assignment, assign};
 use crate::error::{Error, Result, chain};
-use crate::store::config::WorkspaceConfig;
 use crate::store::request::{self, RequestKey};
 use crate::store::{Store, Tx};
 
@@ -16,24 +16,44 @@ const MAX_ROWS: usize = 2_048;
 /// How often a transaction is run again whose commit is unknown, or that met the double of one of its requests.
 const MAX_TRIES: u32 = 4;
 
-/// An assignment, and what a repetition of its request is known by.
-type Wish<'a> = (&'a Assignment, Option<&'a RequestKey>);
+/// What one transaction can do for many requests.
+pub trait Shared: Clone + Send + Sync + 'static {
+    /// What a request is answered with: the ids from which a repeated request gets the same answer.
+    type Answer: Clone + Serialize + DeserializeOwned + Send + 'static;
+
+    /// The name of the transactions, for logs.
+    const NAME: &'static str;
+
+    /// About how many rows it writes.
+    fn rows(&self, store: &Store) -> usize;
+
+    /// Does it for some in one transaction. Each has its own result: one that can't be done changes nothing and harms no
+    /// other.
+    ///
+    /// # Errors
+    ///
+    /// The database's; then nothing was done.
+    fn run(tx: &Tx, wishes: &[Self]) -> impl Future<Output = Result<Vec<Result<Self::Answer>>>> + Send;
+}
+
+/// What is wished for, and what a repetition of its request is known by.
+type Wish<'a, W> = (&'a W, Option<&'a RequestKey>);
 
 /// The results of wishes, in their order; `None` for those that are still to be run.
-type Answers = Vec<Option<Result<Assigned>>>;
+type Answers<A> = Vec<Option<Result<A>>>;
 
-/// Assigns tags for several requests in as few transactions as keep each of them short. If one fails as a whole, each of
-/// its assignments that is still wanted is made alone, so that one doesn't harm its neighbours.
+/// Does something for several requests in as few transactions as keep each of them short. If one fails as a whole, each of
+/// its wishes that is still wanted is done alone, so that one doesn't harm its neighbours.
 ///
 /// # Errors
 ///
 /// [`Error::DatabaseUnavailable`] and [`Error::CommitUnknown`], if they hold for all of them.
-pub async fn assign_each(
+pub async fn run_each<W: Shared>(
     store: &Store,
-    wishes: &[Wish<'_>],
+    wishes: &[Wish<'_, W>],
     is_wanted: impl Fn(usize) -> bool,
-) -> Result<Vec<Result<Assigned>>> {
-    let mut answers: Answers = wishes.iter().map(|_| None).collect();
+) -> Result<Vec<Result<W::Answer>>> {
+    let mut answers: Answers<W::Answer> = wishes.iter().map(|_| None).collect();
     loop {
         drop_unwanted(&mut answers, &is_wanted);
         let chosen = next_batch(store, wishes, &answers);
@@ -59,7 +79,7 @@ pub async fn assign_each(
 }
 
 /// Whoever has gone away, and might call again without a request id, gets nothing behind their back.
-fn drop_unwanted(answers: &mut Answers, is_wanted: impl Fn(usize) -> bool) {
+fn drop_unwanted<A>(answers: &mut Answers<A>, is_wanted: impl Fn(usize) -> bool) {
     for (index, answer) in answers.iter_mut().enumerate() {
         if answer.is_none() && !is_wanted(index) {
             *answer = Some(Err(Error::DeadlineExceeded));
@@ -67,18 +87,18 @@ fn drop_unwanted(answers: &mut Answers, is_wanted: impl Fn(usize) -> bool) {
     }
 }
 
-fn refuse_rest(answers: &mut Answers, error: &Error) {
+fn refuse_rest<A>(answers: &mut Answers<A>, error: &Error) {
     for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
         *answer = Some(Err(error.repeated()));
     }
 }
 
 /// The next wishes that share a transaction.
-fn next_batch(store: &Store, wishes: &[Wish<'_>], answers: &Answers) -> Vec<usize> {
+fn next_batch<W: Shared>(store: &Store, wishes: &[Wish<'_, W>], answers: &Answers<W::Answer>) -> Vec<usize> {
     let open = wishes.iter().zip(answers).enumerate().filter(|(_, (_, answer))| answer.is_none());
     let (mut chosen, mut rows) = (Vec::new(), 0);
-    for (index, ((assignment, _), _)) in open {
-        rows += rows_of(assignment, store.known_config(assignment.workspace_id).as_deref());
+    for (index, ((wish, _), _)) in open {
+        rows += wish.rows(store);
         if rows > MAX_ROWS && !chosen.is_empty() {
             break;
         }
@@ -87,21 +107,12 @@ fn next_batch(store: &Store, wishes: &[Wish<'_>], answers: &Answers) -> Vec<usiz
     chosen
 }
 
-/// About how many rows an assignment writes: its tags, and a delivery for each webhook event that they set off.
-fn rows_of(assignment: &Assignment, config: Option<&WorkspaceConfig>) -> usize {
-    let events = |config: &WorkspaceConfig| -> usize {
-        let activated = assignment.tag_ids.iter().flat_map(|tag| config.activated_by(*tag));
-        activated.map(|prepared| prepared.webhook.definition.events.len()).sum()
-    };
-    assignment.tag_ids.len() + config.map_or(0, events)
-}
-
 /// Runs wishes each in a transaction of its own, after `failed`, the error that they had together.
-async fn run_alone(
+async fn run_alone<W: Shared>(
     store: &Store,
-    wishes: &[Wish<'_>],
+    wishes: &[Wish<'_, W>],
     chosen: &[usize],
-    answers: &mut Answers,
+    answers: &mut Answers<W::Answer>,
     (failed, is_wanted): (Error, &impl Fn(usize) -> bool),
 ) {
     if let [only] = chosen {
@@ -122,7 +133,7 @@ async fn run_alone(
     }
 }
 
-fn set(answers: &mut Answers, index: usize, result: Result<Assigned>) {
+fn set<A>(answers: &mut Answers<A>, index: usize, result: Result<A>) {
     if let Some(slot) = answers.get_mut(index) {
         *slot = Some(result);
     }
@@ -130,14 +141,19 @@ fn set(answers: &mut Answers, index: usize, result: Result<Assigned>) {
 
 /// Commits the chosen wishes in one transaction, each with its own result. Repeated requests get the answer that was
 /// given.
-async fn run(store: &Store, wishes: &[Wish<'_>], chosen: &[usize], answers: &mut Answers) -> Result<()> {
-    let batch: Vec<Wish<'_>> = chosen.iter().filter_map(|index| wishes.get(*index)).copied().collect();
+async fn run<W: Shared>(
+    store: &Store,
+    wishes: &[Wish<'_, W>],
+    chosen: &[usize],
+    answers: &mut Answers<W::Answer>,
+) -> Result<()> {
+    let batch: Vec<Wish<'_, W>> = chosen.iter().filter_map(|index| wishes.get(*index)).copied().collect();
     let batch = batch.as_slice();
     // Without request ids there is no proof of what an unknown commit did, and it can't be run again.
     let is_provable = batch.iter().all(|(_, key)| key.is_some());
     let mut tries = 1;
     let results = loop {
-        match store.write("assign", |tx| commit_once(tx, batch)).await {
+        match store.write(W::NAME, |tx| commit_once(tx, batch)).await {
             Err(Error::MetDouble) if tries < MAX_TRIES => tries += 1,
             Err(Error::CommitUnknown(_)) if is_provable && tries < MAX_TRIES => tries += 1,
             other => break other?,
@@ -152,7 +168,7 @@ async fn run(store: &Store, wishes: &[Wish<'_>], chosen: &[usize], answers: &mut
 }
 
 /// Answers with `None` for requests that must be run again: the first one with their id had another body, and failed.
-async fn commit_once(tx: Tx, batch: &[Wish<'_>]) -> Result<Answers> {
+async fn commit_once<W: Shared>(tx: Tx, batch: &[Wish<'_, W>]) -> Result<Answers<W::Answer>> {
     let keys: Vec<&RequestKey> = batch.iter().filter_map(|(_, key)| *key).collect();
     let known = request::find(tx.db(), &keys, tx.now()).await?;
     let known: HashMap<&RequestKey, _> =
@@ -160,10 +176,9 @@ async fn commit_once(tx: Tx, batch: &[Wish<'_>]) -> Result<Answers> {
     let is_new = |key: Option<&RequestKey>| key.is_none_or(|key| !known.contains_key(key));
     let owners = Owners::of(batch, is_new);
 
-    let assignments: Vec<Assignment> =
-        owners.indexes.iter().filter_map(|index| batch.get(*index)).map(|(wish, _)| (*wish).clone()).collect();
-    let results = assign(&tx, &assignments).await?;
-    let results: HashMap<usize, Result<Assigned>> = owners.indexes.iter().copied().zip(results).collect();
+    let owned = owners.indexes.iter().filter_map(|index| batch.get(*index)).map(|(wish, _)| (*wish).clone());
+    let results = W::run(&tx, &owned.collect::<Vec<_>>()).await?;
+    let results: HashMap<usize, Result<W::Answer>> = owners.indexes.iter().copied().zip(results).collect();
     remember(&tx, batch, &results).await?;
     let answer = |index: usize, key: Option<&RequestKey>| match key.and_then(|key| Some((key, known.get(key)?))) {
         Some((key, remembered)) => {
@@ -171,7 +186,8 @@ async fn commit_once(tx: Tx, batch: &[Wish<'_>]) -> Result<Answers> {
         }
         None => owners.answer_to_double(index, key, batch, &results),
     };
-    let mut answers: Answers = batch.iter().enumerate().map(|(index, (_, key))| answer(index, *key)).collect();
+    let mut answers: Answers<W::Answer> =
+        batch.iter().enumerate().map(|(index, (_, key))| answer(index, *key)).collect();
     for (index, result) in results {
         set(&mut answers, index, result);
     }
@@ -185,7 +201,7 @@ struct Owners<'a> {
 }
 
 impl<'a> Owners<'a> {
-    fn of(batch: &[Wish<'a>], is_new: impl Fn(Option<&RequestKey>) -> bool) -> Self {
+    fn of<W>(batch: &[Wish<'a, W>], is_new: impl Fn(Option<&RequestKey>) -> bool) -> Self {
         let mut owners = Self { indexes: Vec::new(), by_id: HashMap::new() };
         for (index, (_, key)) in batch.iter().enumerate() {
             let owner = key.map_or(index, |key| *owners.by_id.entry(id_of(key)).or_insert(index));
@@ -198,18 +214,18 @@ impl<'a> Owners<'a> {
 
     /// The answer to a double of a request in the same batch; `None` for the first one itself, and for one that isn't
     /// refused after all: failures aren't remembered.
-    fn answer_to_double(
+    fn answer_to_double<W: Shared>(
         &self,
         index: usize,
         key: Option<&RequestKey>,
-        batch: &[Wish<'_>],
-        results: &HashMap<usize, Result<Assigned>>,
-    ) -> Option<Result<Assigned>> {
+        batch: &[Wish<'_, W>],
+        results: &HashMap<usize, Result<W::Answer>>,
+    ) -> Option<Result<W::Answer>> {
         let key = key?;
         let owner = self.by_id.get(&id_of(key)).copied().filter(|owner| *owner != index)?;
         let is_same = batch.get(owner).is_some_and(|(_, first)| *first == Some(key));
         match results.get(&owner)? {
-            Ok(assigned) if is_same => Some(Ok(assigned.clone())),
+            Ok(answer) if is_same => Some(Ok(answer.clone())),
             Ok(_) => Some(Err(Error::RequestIdReused)),
             Err(error) if is_same => Some(Err(error.repeated())),
             Err(_) => None,
@@ -222,12 +238,16 @@ fn id_of(key: &RequestKey) -> (&str, &str, Uuid) {
     (key.method, key.request_id.as_str(), key.workspace)
 }
 
-async fn remember(tx: &Tx, batch: &[Wish<'_>], results: &HashMap<usize, Result<Assigned>>) -> Result<()> {
+async fn remember<W: Shared>(
+    tx: &Tx,
+    batch: &[Wish<'_, W>],
+    results: &HashMap<usize, Result<W::Answer>>,
+) -> Result<()> {
     let mut answers = Vec::new();
     for (index, (_, key)) in batch.iter().enumerate() {
         // Failures aren't remembered: the same request may succeed later.
-        if let (Some(key), Some(Ok(assigned))) = (key, results.get(&index)) {
-            answers.push((*key, serde_json::to_string(assigned).map_err(Error::internal)?));
+        if let (Some(key), Some(Ok(ids))) = (key, results.get(&index)) {
+            answers.push((*key, serde_json::to_string(ids).map_err(Error::internal)?));
         }
     }
     request::remember(tx, &answers).await
