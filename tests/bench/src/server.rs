@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::Failure;
 use crate::database::Database;
+use crate::fake_clock::FakeClock;
 use crate::sink::Sink;
 
 /// The contact that others are copied from.
@@ -28,6 +29,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program on a database and waits until it serves.
     pub(crate) async fn start(program: &Path, database: &Database) -> Result<Self, Failure> {
+        Self::start_with(program, database, None).await
+    }
+
+    /// The same, with a clock of its own.
+    pub(crate) async fn start_with(
+        program: &Path,
+        database: &Database,
+        clock: Option<&FakeClock>,
+    ) -> Result<Self, Failure> {
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--allow-egress", "127.0.0.0/8"])
@@ -35,6 +45,7 @@ impl Server {
             .env("TAGHOOK_DATA_DIR", database.folder())
             .env("TAGHOOK_DATABASE_URL", database.url())
             .env("TAGHOOK_LOG_FORMAT", "json")
+            .envs(clock.map(FakeClock::environment).into_iter().flatten())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
