@@ -159,17 +159,20 @@ impl Database {
         .await
     }
 
-    /// A table `s` of the numbers `n` from 0 on, and the expression of a UUIDv7 of each number, in the order of the numbers
-    /// as those of real rows are in the order of their time: a millisecond lies between two of them.
+    /// A table `s` of the numbers `n` from 0 on, and the expression of a UUIDv7 of each number: as of rows that were made
+    /// one a millisecond until now. In any other order they would be scattered over the indexes as real rows never are; older
+    /// ones would be looked at as what may be removed.
     pub(crate) fn series(&self, count: usize) -> (String, String) {
         if self.postgres.is_some() {
-            let id = "('0190' || lpad(to_hex(n), 8, '0') || '7000' || '8' || repeat('0', 15))::uuid";
-            return (format!("generate_series(0::bigint, {count} - 1) AS s(n)"), id.to_owned());
+            let millis = format!("(extract(epoch FROM now()) * 1000)::bigint - {count} + n");
+            let id = format!("(lpad(to_hex({millis}), 12, '0') || '7000' || '8' || repeat('0', 15))::uuid");
+            return (format!("generate_series(0::bigint, {count} - 1) AS s(n)"), id);
         }
         let series = format!(
             "(WITH RECURSIVE t(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t WHERE n < {count} - 1) SELECT n FROM t) AS s"
         );
-        (series, "unhex('0190' || printf('%08x', n) || '7000' || '8000000000000000')".to_owned())
+        let id = format!("unhex(printf('%012x', unixepoch() * 1000 - {count} + n) || '70008000000000000000')");
+        (series, id)
     }
 
     /// The expression of a number as text.

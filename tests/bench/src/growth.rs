@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// How many streams watch
     #[arg(long, default_value_t = 1_000)]
     watchers: usize,
-    /// Only what has this in its name: queue, log, watchers, wake, snapshot
+    /// Only what has this in its name: queue (in a lane, in the common queue), log, watchers, wake, snapshot
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -68,8 +68,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for kind in options.database.kinds() {
         let wanted = |what: &str| what.contains(&options.only);
-        if wanted("queue") {
-            for place in [Place::Lane, Place::Common] {
+        for place in [Place::Lane, Place::Common] {
+            if wanted(&format!("queue {}", place.name())) {
                 for waiting in [SMALL_QUEUE, options.waiting] {
                     rows.push(shown(queue(options, *kind, waiting, place).await?));
                 }
