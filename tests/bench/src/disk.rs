@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use crate::Failure;
 
 /// What the filling is written in.
-const BLOCK: [u8; 65_536] = [0; 65_536];
+static BLOCK: [u8; 65_536] = [0; 65_536];
 
 /// A mounted file system in a file; unmounted when dropped.
 pub(crate) struct Disk {
@@ -41,7 +41,7 @@ impl Disk {
                 Ok(_) => {}
                 // The last bit may be smaller than a block.
                 Err(error) if error.kind() == ErrorKind::StorageFull && block.len() > 1 => {
-                    block = &block[..block.len() / 2]
+                    block = &block[..block.len() / 2];
                 }
                 Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
                 Err(error) => return Err(error.into()),
