@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::sqlx::Connection as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
@@ -177,9 +178,26 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
+/// A full disk makes SQLite roll back by itself. The driver's own rollback then fails, and it counts a transaction that there
+/// isn't: the next commits would end savepoints of one that nobody commits. Such a connection is closed.
+fn close_broken(options: &mut ConnectOptions) {
+    options.map_sqlx_sqlite_pool_opts(|pool| {
+        pool.before_acquire(|db, _| {
+            Box::pin(async move {
+                // After the rollback that may still be on its way.
+                db.ping().await?;
+                Ok(!db.is_in_transaction())
+            })
+        })
+    });
+}
+
 pub(super) fn sqlite_options(url: &str, connections: u32, read_only: bool) -> ConnectOptions {
     let path = sqlite_path(url);
     let mut options = ConnectOptions::new("sqlite::memory:");
+    if !read_only {
+        close_broken(&mut options);
+    }
     options
         .max_connections(connections)
         .min_connections(1)

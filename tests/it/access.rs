@@ -21,11 +21,12 @@ struct Theirs {
     field: String,
     event: String,
     replay: String,
+    campaign: String,
     smart_link: String,
 }
 
 impl Theirs {
-    fn all(&self) -> [&str; 9] {
+    fn all(&self) -> [&str; 10] {
         [
             &self.contact,
             &self.tag,
@@ -36,6 +37,7 @@ impl Theirs {
             &self.event,
             &self.replay,
             &self.smart_link,
+            &self.campaign,
         ]
     }
 
@@ -48,7 +50,7 @@ impl Theirs {
         };
         Some(match kind {
             "contact" | "Contact" => &self.contact,
-            "tag" | "activation_tag" | "Tag" => &self.tag,
+            "tag" | "activation_tag" | "start_tag" | "assign_tag" | "remove_tag" | "Tag" => &self.tag,
             "webhook" | "Webhook" => &self.webhook,
             "webhook_event" | "WebhookEvent" => &self.webhook_event,
             "delivery" | "Delivery" => &self.delivery,
@@ -56,6 +58,7 @@ impl Theirs {
             "Event" => &self.event,
             "Replay" => &self.replay,
             "smart_link" | "SmartLink" => &self.smart_link,
+            "campaign" | "Campaign" => &self.campaign,
             other => panic!("whose id is {other} ({field} of {message})? Say so here"),
         })
     }
@@ -82,7 +85,7 @@ impl Theirs {
                 Kind::Enum(_) if field.name() == "start_at" => Some(Value::EnumNumber(2)),
                 Kind::Enum(_) if !field.is_list() => Some(Value::EnumNumber(1)),
                 Kind::Message(inner) if inner.full_name().starts_with("taghook.") && !field.is_map() => {
-                    let is_wanted = !matches!(field.name(), "parameters" | "headers" | "retry_policy");
+                    let is_wanted = !matches!(field.name(), "parameters" | "headers" | "retry_policy" | "rule");
                     is_wanted.then(|| {
                         let noun = if inner.name() == "Filter" || inner.name().ends_with("Request") {
                             noun
@@ -146,7 +149,10 @@ async fn theirs(t: &Taghook) -> Theirs {
     let replay = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
     let link = v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };
     let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
+    let campaign = v1::Campaign { name: "welcome".into(), ..Default::default() };
+    let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
     Theirs {
+        campaign: t.client.campaigns().create_campaign(campaign).await.expect("a campaign").into_inner().id,
         smart_link: t.client.smart_links().create_smart_link(link).await.expect("a link").into_inner().id,
         replay: t.client.deliveries().create_replay(replay).await.expect("a replay").into_inner().id,
         contact: contact.id,
@@ -162,16 +168,18 @@ async fn theirs(t: &Taghook) -> Theirs {
 /// What a method answers that is given the ids of another workspace.
 fn expected(method: &MethodDescriptor) -> Code {
     match method.name() {
-        // They name nothing that exists, but for a webhook's tags, which are fields of it.
-        "CreateWebhook" => Code::InvalidArgument,
-        "CreateContact" | "CreateField" | "CreateTag" | "CreateSmartLink"
+        // They name nothing that exists, but for the tags of a webhook or of a tag's effects, which are fields of it.
+        "CreateWebhook" | "CreateTag" => Code::InvalidArgument,
+        "CreateContact" | "CreateField" | "CreateSmartLink"
+        // What it names is looked for when it is activated.
+        | "CreateCampaign"
         // Each item has an answer of its own.
         | "BatchTagContacts" | "BatchRecordEvents"
         // The same for all.
         | "ListEventTypes"
         // Filters that nothing of the workspace fits.
         | "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries"
-        | "ListReplays" | "ListSmartLinks" => Code::Ok,
+        | "ListReplays" | "ListSmartLinks" | "ListCampaigns" => Code::Ok,
         "StreamOutcomes" => Code::DeadlineExceeded,
         _ => Code::NotFound,
     }

@@ -331,7 +331,7 @@ impl Scene<'_> {
                 let Some(disk) = &self.disk else { return Ok(()) };
                 tokio::task::block_in_place(|| disk.fill())?;
                 load.fails_within(FULL_WITHIN).await?;
-                tokio::time::sleep(FULL_FOR).await;
+                tokio::time::sleep_until(tokio::time::Instant::now() + FULL_FOR).await;
                 disk.free()?;
             }
             Harm::StepClock(steps) => {
