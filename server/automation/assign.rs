@@ -120,6 +120,10 @@ impl Shared for Assignment {
 }
 
 /// Refuses to assign or remove a tag of another kind than its assigner's.
+///
+/// # Errors
+///
+/// [`Error::TagNotAssignable`].
 pub fn refuse_other_kind(tag: &Tag, kind: TagKind) -> Result<()> {
     if tag.kind == kind {
         return Ok(());

@@ -1,5 +1,7 @@
 //! `taghook demo`: the main job from end to end, in one process and a temporary folder.
 
+mod journey;
+
 use std::error::Error;
 use std::fmt::Debug;
 use std::io::Write;
@@ -177,6 +179,7 @@ async fn tell(client: Client, receiver: Receiver) -> Result<()> {
     demo.tag().await?;
     demo.tag_again().await?;
     demo.trigger().await?;
+    demo.journey().await?;
     say("")?;
     say(&format!(
         "Next: {BOLD}taghook serve{BOLD:#} and {BOLD}taghook receive{BOLD:#}, each in a terminal, and the README's tour."

@@ -39,7 +39,8 @@ impl AttributeMatch {
     pub fn holds(&self, attributes: Option<&Value>) -> bool {
         match attributes.and_then(|attributes| find(attributes, &self.name)) {
             Some(Value::String(text)) => *text == self.value,
-            Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string() == self.value,
+            Some(Value::Number(number)) => number.to_string() == self.value,
+            Some(Value::Bool(boolean)) => self.value == if *boolean { "true" } else { "false" },
             Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
         }
     }

@@ -84,7 +84,7 @@ impl PreparedCampaign {
                 Ok(condition) => drop(conditions.insert(node.key.clone(), condition)),
                 // It was good when it was written; the node counts as one that can't be told.
                 Err(error) => {
-                    tracing::error!(campaign = %campaign.id, node = node.key, %error, "a condition is damaged")
+                    tracing::error!(campaign = %campaign.id, node = node.key, %error, "a condition is damaged");
                 }
             }
         }

@@ -266,7 +266,8 @@ both! {
             let data = String::from_utf8_lossy(&answer.data);
             if method.name().starts_with("Batch") {
                 assert!(data.contains("NOT_FOUND"), "{data}");
-            } else {
+            } else if method.name() != "CreateCampaign" {
+                // That one shows what it was given, and what isn't there can't be activated.
                 assert!(theirs.all().iter().all(|id| !data.contains(id)), "{}: {data}", path(&method));
             }
         }

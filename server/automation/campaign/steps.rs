@@ -11,7 +11,7 @@ use crate::automation::happen::{Change, Happening, changes, note, triggered};
 use crate::automation::react::react;
 use crate::automation::{Assignment, Origin, unassign};
 use crate::domain::campaign::{Action, Enrollment, EnrollmentState, Node};
-use crate::domain::condition::Facts;
+use crate::domain::condition::{Condition, Facts};
 use crate::domain::contact::Contact;
 use crate::domain::delivery::Source;
 use crate::domain::event::CAMPAIGN_STEP_FAILED;
@@ -345,7 +345,7 @@ impl Turn<'_> {
     }
 
     async fn decide(&mut self, decisions: &[usize]) -> Result<()> {
-        let asks_tags = |way: &&Way| way.campaign.condition(&way.enrollment.node).is_some_and(|it| it.reads_tags());
+        let asks_tags = |way: &&Way| way.campaign.condition(&way.enrollment.node).is_some_and(Condition::reads_tags);
         let asked = decisions.iter().filter_map(|index| self.ways.get(*index)).filter(asks_tags);
         let asked: HashSet<ContactId> = asked.map(|way| way.enrollment.contact_id).collect();
         let tags = store::contact_tag::names(self.tx.db(), &asked.into_iter().collect::<Vec<_>>()).await?;

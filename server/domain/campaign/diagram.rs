@@ -81,7 +81,7 @@ fn escaped(text: &str) -> String {
         }
         match character {
             'a'..='z' | 'A'..='Z' | '0'..='9' | ' ' | '.' | ',' | ':' | '_' | '-' | '=' | '(' | ')' => {
-                shown.push(character)
+                shown.push(character);
             }
             other if other.is_control() => shown.push(' '),
             // As Mermaid writes entities.
