@@ -10,6 +10,7 @@
 
 mod access;
 mod api;
+mod campaign_files;
 mod cli;
 mod contacts;
 mod cooldown;
