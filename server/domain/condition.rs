@@ -30,8 +30,8 @@
 //!
 //! ## What it may cost
 //!
-//! The CEL library knows no budget. Before parsing, [`scan`] bounds tokens and nesting; after it, [`check`] bounds the
-//! tree; before each evaluation, [`cost`] reckons the most that it can do on these values.
+//! The CEL library knows no budget. Before parsing, `scan` bounds tokens and nesting; after it, `check` bounds the
+//! tree; before each evaluation, `cost` reckons the most that it can do on these values.
 
 mod check;
 mod cost;
@@ -219,7 +219,7 @@ impl Condition {
     }
 }
 
-/// Runs code of the CEL library. None of its panics can be reached by what [`check`] lets through, as far as reading it
+/// Runs code of the CEL library. None of its panics can be reached by what `check::check` lets through, as far as reading it
 /// tells; but it is young, its input comes from users, and a rule that made it panic would do so at each event.
 fn contained<T>(run: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(run)).ok()

@@ -11,6 +11,7 @@
 mod access;
 mod api;
 mod campaign_files;
+mod campaigns;
 mod cli;
 mod contacts;
 mod cooldown;

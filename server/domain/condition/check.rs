@@ -146,7 +146,7 @@ impl<'a> Walk<'a> {
         {
             // Counted as if walked: a path costs as many look-ups as it has keys.
             self.nodes += keys.len();
-            return self.name(name, &keys, false).or_else(wrong);
+            return self.name(name, &keys, false).map_err(|problem| (place(node, &problem), problem));
         }
         match &node.expr {
             Expr::Literal(_) | Expr::Ident(_) => Ok(()),
@@ -154,7 +154,7 @@ impl<'a> Walk<'a> {
                 Some((name, mut keys)) if !self.loops.contains(&name) => {
                     keys.push(&select.field);
                     self.nodes += keys.len();
-                    self.name(name, &keys, select.test).or_else(wrong)
+                    self.name(name, &keys, select.test).map_err(|problem| (place(node, &problem), problem))
                 }
                 _ => self.expr(&select.operand, depth + 1),
             },
@@ -198,7 +198,6 @@ impl<'a> Walk<'a> {
     /// A variable and the keys that follow; `asked` if it stands in `has`.
     fn name(&mut self, name: &str, keys: &[&str], asked: bool) -> Result<(), ConditionProblem> {
         match (name, keys) {
-            ("now", _) => Ok(()),
             ("event", []) if self.scope == Scope::Event => whole("event", "event.type"),
             ("event", ["type" | "time", ..]) if self.scope == Scope::Event => Ok(()),
             ("event", ["attributes"]) if self.scope == Scope::Event => {
@@ -221,7 +220,7 @@ impl<'a> Walk<'a> {
                 self.reads.fields.insert((*key).to_owned());
                 Ok(())
             }
-            ("contact", ["id" | "email" | "phone" | "status" | "created", ..]) => Ok(()),
+            ("now", _) | ("contact", ["id" | "email" | "phone" | "status" | "created", ..]) => Ok(()),
             ("contact", [member, ..]) => unknown("contact", member, CONTACT_MEMBERS),
             (name, _) => {
                 let known = if self.scope == Scope::Event { EVENT_NAMES } else { CONTACT_NAMES };
@@ -229,6 +228,24 @@ impl<'a> Walk<'a> {
             }
         }
     }
+}
+
+/// An unknown variable stands where the path starts; all else where its last key does.
+fn place(node: &IdedExpr, problem: &ConditionProblem) -> u64 {
+    let mut at = node;
+    if matches!(problem, ConditionProblem::UnknownName { name, .. } if !name.contains('.')) {
+        loop {
+            match &at.expr {
+                Expr::Select(select) => at = &select.operand,
+                Expr::Call(CallExpr { args, .. }) => match args.first() {
+                    Some(operand) => at = operand,
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+    }
+    at.id
 }
 
 fn whole(name: &'static str, example: &'static str) -> Result<(), ConditionProblem> {

@@ -18,6 +18,9 @@ const BYTES_PER_STEP: usize = 64;
 /// Steps of what is made of a value of fixed size: the text of a double has up to 330 bytes, of a timestamp less.
 const CONVERTED: u64 = 8;
 
+/// Steps of finding a function, and of binding the variable of a comprehension.
+const CALL: u64 = 2;
+
 /// How large a value can be.
 #[derive(Clone, Copy, Debug)]
 struct Size {
@@ -152,7 +155,7 @@ impl<'a> Reckoning<'a> {
                 Size::within(together.all + CONVERTED)
             }
             _ => {
-                self.spend(together.all.saturating_mul(2).saturating_add(CONVERTED));
+                self.spend(together.all.saturating_mul(2).saturating_add(CALL));
                 Size::ONE
             }
         }
@@ -176,7 +179,7 @@ impl<'a> Reckoning<'a> {
         self.expr(&of.loop_cond);
         let step = self.expr(&of.loop_step);
         self.element = None;
-        let each = self.spent.saturating_add(range.largest).saturating_add(CONVERTED);
+        let each = self.spent.saturating_add(range.largest).saturating_add(CALL);
         self.spent = before.saturating_add(range.elements.saturating_mul(each));
         self.expr(&of.result);
         // `map` and `filter` start with an empty list; the others with a boolean or a number.

@@ -10,7 +10,8 @@ type Found = (usize, ConditionProblem);
 /// What is wrong, and at which byte.
 pub(super) fn scan(source: &str) -> Result<(), Found> {
     let mut rest = Rest { text: source, at: 0 };
-    let (mut tokens, mut depth, mut ternaries) = (0_usize, 0_usize, 0_usize);
+    let (mut tokens, mut ternaries) = (0_usize, 0_usize);
+    let mut open: Vec<(usize, char)> = Vec::new();
     while let Some(c) = rest.peek() {
         let start = rest.at;
         match c {
@@ -24,13 +25,14 @@ pub(super) fn scan(source: &str) -> Result<(), Found> {
             }
             '"' | '\'' => string(&mut rest, false)?,
             _ if c.is_ascii_alphanumeric() || c == '_' => word(&mut rest)?,
-            '(' | '[' | '{' => {
-                depth += 1;
-                rest.next();
-            }
+            '(' => open.push((rest.step(), ')')),
+            '[' => open.push((rest.step(), ']')),
+            '{' => open.push((rest.step(), '}')),
             ')' | ']' | '}' => {
-                depth = depth.saturating_sub(1);
                 rest.next();
+                if open.pop().is_none_or(|(_, close)| close != c) {
+                    return Err((start, syntax(&format!("this {c} closes nothing"))));
+                }
             }
             '?' => {
                 ternaries += 1;
@@ -42,14 +44,17 @@ pub(super) fn scan(source: &str) -> Result<(), Found> {
             _ => return Err((start, syntax(&format!("{c:?} can stand only inside a string")))),
         }
         tokens += 1;
-        if depth > MAX_NESTING || ternaries > MAX_NESTING {
+        if open.len() > MAX_NESTING || ternaries > MAX_NESTING {
             return Err((start, ConditionProblem::TooDeep));
         }
         if tokens > MAX_TOKENS {
             return Err((start, ConditionProblem::TooManyTokens));
         }
     }
-    Ok(())
+    match open.pop() {
+        Some((start, close)) => Err((start, syntax(&format!("what is opened here isn't closed with {close}")))),
+        None => Ok(()),
+    }
 }
 
 /// A name or a number, or the prefix of a string.
@@ -131,6 +136,13 @@ impl<'a> Rest<'a> {
         let c = self.peek()?;
         self.at += c.len_utf8();
         Some(c)
+    }
+
+    /// Goes on by a character, and says where it stood.
+    fn step(&mut self) -> usize {
+        let at = self.at;
+        self.next();
+        at
     }
 
     fn skip_while(&mut self, fits: impl Fn(char) -> bool) {
