@@ -53,8 +53,11 @@ impl Source {
         let is_stdin = path.as_os_str() == "-";
         let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
         let unreadable = |error: std::io::Error| format!("{name} can't be read: {error}");
-        let input: Box<dyn Read> =
-            if is_stdin { Box::new(std::io::stdin()) } else { Box::new(std::fs::File::open(path).map_err(unreadable)?) };
+        let input: Box<dyn Read> = if is_stdin {
+            Box::new(std::io::stdin())
+        } else {
+            Box::new(std::fs::File::open(path).map_err(unreadable)?)
+        };
         let mut text = String::new();
         input.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
         if text.len() as u64 > MAX_BYTES {
@@ -89,7 +92,11 @@ async fn resolve(names: &mut Names, source: &Source, file: &File) -> Result<Camp
                 problems.push(Problem { line, text });
             }
             several => {
-                let text = format!("{} {noun}s have the name {name:?}; give the id of one: {}", several.len(), several.join(", "));
+                let text = format!(
+                    "{} {noun}s have the name {name:?}; give the id of one: {}",
+                    several.len(),
+                    several.join(", ")
+                );
                 problems.push(Problem { line, text });
             }
         }
@@ -136,7 +143,10 @@ impl Apply<'_> {
         let changed = differences(&current, &wanted);
         if changed.is_empty() {
             if is_active || !self.activate {
-                return Ok(format!("{name:?} is as the file says, {}; nothing was changed\n", state_text(current.state())));
+                return Ok(format!(
+                    "{name:?} is as the file says, {}; nothing was changed\n",
+                    state_text(current.state())
+                ));
             }
             self.activate(&current).await.map_err(|status| self.left(status, &format!("{name:?} wasn't changed")))?;
             return Ok(format!("activated {name:?}\n"));

@@ -297,9 +297,9 @@ impl Node {
                     else_node: it.otherwise.clone(),
                 })
             }),
-            self.set_field.as_ref().map(|it| {
-                Action::SetField(PbSetField { field_key: it.field.clone(), value: it.value.clone() })
-            }),
+            self.set_field
+                .as_ref()
+                .map(|it| Action::SetField(PbSetField { field_key: it.field.clone(), value: it.value.clone() })),
             self.go_to.clone().map(|node| Action::GoTo(GoTo { node })),
             self.exit.map(|_| Action::Exit(Exit {})),
             self.start_campaign.as_ref().map(|name| Action::StartCampaign(campaign(name))),
