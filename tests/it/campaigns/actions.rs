@@ -7,8 +7,8 @@ use taghook_client::v1::campaign::Reentry;
 use taghook_client::v1::delivery::Source;
 use taghook_client::v1::enrollment::State;
 use taghook_client::v1::smart_rule::AttributeMatch;
-use taghook_client::v1::webhook_event::Parameter;
-use taghook_client::v1::webhook_event::parameter::{Source as ValueSource, SystemValue};
+use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
+use taghook_client::v1::webhook_event::{Parameter, SystemValue};
 use taghook_client::v1::{
     CreateTagRequest, DeleteCampaignRequest, DeleteContactRequest, DeleteWebhookRequest, ErrorReason,
     ExitContactRequest, GetContactRequest, ListEnrollmentsRequest, ListEventsRequest, SmartRule, Tag, tag,
@@ -41,7 +41,7 @@ both! {
         let never = t.tag("never").await;
         let webhook = t
             .webhook(&receiver, &never, |webhook| {
-                let source = Some(ValueSource::System(SystemValue::CampaignName.into()));
+                let source = Some(ValueSource::SystemValue(SystemValue::CampaignName.into()));
                 let parameter = Parameter { name: "campaign".into(), source, default_value: None };
                 webhook.events[0].parameters.push(parameter);
             })

@@ -35,6 +35,7 @@ async fn farewell(server: &Server) -> (Webhook, DeliveryId) {
                 source: Source::ContactDeleted,
                 tags: Vec::new(),
                 only: None,
+                campaign: None,
                 origin: Origin::default(),
             };
             automation::fire(&tx, &[trigger]).await

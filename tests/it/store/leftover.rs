@@ -33,7 +33,7 @@ async fn begin(server: &Server, leftover: Leftover) {
         match leftover {
             Leftover::DeletedTag(tag) => store::tag::delete(&tx, workspace, tag).await?,
             Leftover::DeletedWebhook(webhook) => store::webhook::delete(&tx, workspace, webhook).await?,
-            Leftover::ResumedWebhook(_) => {}
+            Leftover::ResumedWebhook(_) | Leftover::ResumedCampaign(_) | Leftover::DeletedCampaign(_) => {}
         }
         leftover::begin(&tx, workspace, leftover).await
     };
