@@ -158,8 +158,8 @@ both! {
             r#"FILE:6: 2 webhooks have the name "CRM"; give the id of one: wh_"#,
             r#"FILE:8: there is no tag "welcomed"; create it first, or correct the name"#,
             r#"FILE:8: there is no tag "007""#,
-            r#"FILE:27: there is no tag "welcomed""#,
-            r#"FILE:29: there is no campaign "Winback""#,
+            r#"FILE:26: there is no tag "welcomed""#,
+            r#"FILE:28: there is no campaign "Winback""#,
         ]).await;
         command.refused("name: X\nstart_tag: custom\n", &[], &[r#"FILE:2: there is no tag "custom""#]).await;
         assert!(campaigns(&t).await.is_empty());

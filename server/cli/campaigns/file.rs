@@ -352,3 +352,101 @@ pub(super) fn line_of<T>(it: &Spanned<T>) -> Option<u64> {
 fn unplaced<T>(value: T) -> Spanned<T> {
     Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Texts that YAML reads as something else where they aren't quoted, or that its layout could break.
+    #[test]
+    fn every_text_comes_back_as_it_was() {
+        let texts = [
+            "null",
+            "~",
+            "yes",
+            "true",
+            "1.50",
+            "0x1F",
+            "007",
+            "1e3",
+            ".nan",
+            "2026-01-31",
+            "a: b",
+            "a #b",
+            "- a",
+            "[a",
+            "{a",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "`a`",
+            "|",
+            ">",
+            "'",
+            "\"",
+            "\\",
+            " a ",
+            "a\nb\n",
+            "\n a\n\n",
+            "a\r\nb",
+            "\ta",
+            "<<",
+            "=",
+            "---",
+            "...",
+            "ü 😀 日本",
+            "a\u{85}b",
+            "a\u{2028}b",
+            "\u{feff}a",
+            "a\u{7f}b",
+            "'a' in contact.tags && \"b\" == 'c'",
+        ];
+        for text in texts {
+            let set = SetField { field: "city".into(), value: text.into() };
+            let node = Node { key: "a".into(), set_field: Some(set), ..Node::default() };
+            let tags = Node { key: "b".into(), assign_tags: Some(vec![text.into()]), ..Node::default() };
+            let file = File {
+                name: text.into(),
+                description: text.into(),
+                start_tag: Some(unplaced(text.into())),
+                reentry: Reentry::Never,
+                nodes: vec![unplaced(node), unplaced(tags)],
+            };
+            let written = file.write().unwrap();
+            let read = File::parse(&written).unwrap_or_else(|problem| panic!("{text:?}: {problem:?}\n{written}"));
+            let node = &read.nodes[0].value.set_field.as_ref().unwrap().value;
+            let tag = &read.nodes[1].value.assign_tags.as_ref().unwrap()[0];
+            let start = &read.start_tag.as_ref().unwrap().value;
+            assert_eq!([&read.name, &read.description, start, node, tag], [text; 5], "{written}");
+        }
+    }
+
+    /// What grows when it is read would take all memory.
+    #[test]
+    fn anchors_do_not_blow_up() {
+        let mut text = String::from("name: X\nstart_tag: &a0 x\nnodes:\n");
+        text.push_str("  - key: &n0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..12 {
+            let before = level - 1;
+            let row = vec![format!("*n{before}"); 10].join(", ");
+            text.push_str(&format!("  - key: &n{level} [{row}]\n"));
+        }
+        File::parse(&text).unwrap_err();
+    }
+
+    #[test]
+    fn ids_are_told_from_names() {
+        assert!(Kind::Tag.is_id("tag_01jz8xw9e4fcvsk2bzn7q3m5ta"));
+        for name in [
+            "tag_01jz8xw9e4fcvsk2bzn7q3m5t",
+            "tag_01JZ8XW9E4FCVSK2BZN7Q3M5TA",
+            "wh_01jz8xw9e4fcvsk2bzn7q3m5ta",
+            "tag_",
+            "tag",
+        ] {
+            assert!(!Kind::Tag.is_id(name), "{name}");
+        }
+    }
+}
