@@ -12,10 +12,12 @@ pub mod telemetry;
 
 pub mod automation;
 pub mod clock;
+mod connections;
 pub mod dispatch;
 pub mod domain;
 pub mod error;
 pub mod ids;
+pub mod links;
 pub mod outcomes;
 pub mod rpc;
 pub mod secrets;

@@ -19,6 +19,7 @@ use crate::dispatch::{Dispatcher, replay, retention};
 use crate::error::{Error, chain};
 use crate::first_start::{self, KeyFileError};
 use crate::lifecycle::{Forced, Lifecycle, Signals, TaskDied};
+use crate::links::{self, Links, Urls};
 use crate::outcomes::OutcomeLog;
 use crate::rpc::{self, Health, Keys, ServeError, Services};
 use crate::secrets::{self, Sealer};
@@ -105,6 +106,7 @@ pub enum RunError {
 /// A running server. Dropped without [`Server::stop`] it ends at once, as if it had crashed.
 pub struct Server {
     local_addr: SocketAddr,
+    links_addr: Option<SocketAddr>,
     store: Store,
     health: Health,
     lifecycle: Lifecycle,
@@ -120,9 +122,12 @@ impl Server {
     pub async fn start(config: &Config, environment: Environment) -> Result<Self, StartError> {
         first_start::make_folder(&config.data_dir).map_err(StartError::DataDir)?;
         // Before anything is written: the most frequent mistake is a second server.
-        let refuse = |source| StartError::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(refuse)?;
-        let local_addr = listener.local_addr().map_err(refuse)?;
+        let (listener, local_addr) = listen_on(config.listen).await?;
+        let links_listener = match config.links_listen() {
+            Some(address) => Some(listen_on(address).await?),
+            None => None,
+        };
+        let links_addr = links_listener.as_ref().map(|(_, address)| *address);
         let sender = Sender::new(policy(config)?, &sender_settings(config)?)?;
         let (store, handovers) = open_store(config, &environment).await?;
         first_start::api_keys(&store, &config.data_dir).await?;
@@ -140,9 +145,16 @@ impl Server {
             assigner,
             recorder,
             outcomes: outcomes.clone(),
+            links: Urls::new(store.facts(), links_base(config, links_addr)),
             egress: Arc::new(Egress::new(policy(config)?)),
         };
         lifecycle.spawn("rpc", rpc::serve(&services, &health, &config.rpc(), listener, stop.clone())?);
+        if let Some((listener, _)) = links_listener {
+            let (clicker, clicking) = GroupCommit::new(store.clone());
+            let links = Links { store: store.clone(), urls: services.links.clone(), clicker };
+            lifecycle.spawn("links", links::serve(links, config.links.settings(), listener, stop.clone()));
+            lifecycle.spawn_support("click", clicking.run(stop.last.clone()));
+        }
         lifecycle.spawn("outcomes", outcomes.follow());
         let dispatcher = Dispatcher::new(store.clone(), sender, handovers);
         lifecycle.spawn("dispatch", dispatcher.run(stop.soft.clone(), stop.hard.clone()));
@@ -157,13 +169,22 @@ impl Server {
         lifecycle.spawn_support("keys", keys.follow(stop.last.clone()));
         lifecycle.spawn_support("health", health.clone().follow(store.clone(), stop.last));
         tracing::info!(address = %local_addr, "serving gRPC");
-        Ok(Self { local_addr, store, health, lifecycle, grace: config.shutdown.grace() })
+        if let Some(address) = links_addr {
+            tracing::info!(%address, "serving links");
+        }
+        Ok(Self { local_addr, links_addr, store, health, lifecycle, grace: config.shutdown.grace() })
     }
 
     /// The address that it listens on, with the port that was chosen for port 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// The address of the port for SmartLinks; `None` if there is none.
+    #[must_use]
+    pub fn links_addr(&self) -> Option<SocketAddr> {
+        self.links_addr
     }
 
     /// Its database.
@@ -206,6 +227,21 @@ impl Server {
         leave(&self.store).await;
         tracing::info!("stopped");
         finished
+    }
+}
+
+async fn listen_on(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let refuse = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let local_addr = listener.local_addr().map_err(refuse)?;
+    Ok((listener, local_addr))
+}
+
+/// What links start with; `None` if they are served nowhere.
+fn links_base(config: &Config, links_addr: Option<SocketAddr>) -> Option<String> {
+    match config.links.base_url.trim_end_matches('/') {
+        "" => links_addr.map(|address| format!("http://{address}")),
+        base => Some(base.to_owned()),
     }
 }
 

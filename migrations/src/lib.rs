@@ -15,6 +15,7 @@ mod m0007_lanes;
 mod m0008_secrets;
 mod m0009_operations;
 mod m0010_smart_tags;
+mod m0011_smart_links;
 mod m0012_campaigns;
 mod schema;
 
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0008_secrets::Migration),
             Box::new(m0009_operations::Migration),
             Box::new(m0010_smart_tags::Migration),
+            Box::new(m0011_smart_links::Migration),
             Box::new(m0012_campaigns::Migration),
         ]
     }

@@ -1,11 +1,12 @@
 //! The bounds of the configuration's fields.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use http::HeaderValue;
 
-use super::Config;
+use super::{Config, LINKS_OFF};
 use crate::dispatch::egress::PortSet;
 use crate::{store, telemetry};
 
@@ -15,7 +16,7 @@ pub(super) type Problem = (&'static str, String);
 /// Every field that is out of its bounds.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Found(Vec::new());
-    let Config { database, web, limits, egress, dispatch, retention, shutdown, log, .. } = config;
+    let Config { database, web, limits, links, egress, dispatch, retention, shutdown, log, .. } = config;
     if !database.url.is_empty() {
         found.refuse("database.url", &store::open::kind(&database.url));
     }
@@ -28,6 +29,15 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     found.bound("limits.concurrent_calls", limits.concurrent_calls, &(1..=1_000_000));
     found.bound("limits.streams", limits.streams, &(1..=1_000_000));
     found.bound("limits.call_timeout_seconds", limits.call_timeout_seconds, &(1..=3_600));
+    if !["", LINKS_OFF].contains(&links.listen.as_str()) && links.listen.parse::<SocketAddr>().is_err() {
+        found.add("links.listen", "must be an address and a port, as 0.0.0.0:8080, or `off`".to_owned());
+    }
+    if !links.base_url.is_empty() && !is_base_url(&links.base_url) {
+        found.add("links.base_url", "must be an http or https URL without query, as https://go.example.com".to_owned());
+    }
+    found.bound("links.requests_per_second", links.requests_per_second, &(1..=1_000_000));
+    found.bound("links.burst", links.burst, &(1..=1_000_000));
+    found.bound("links.connections", links.connections, &(1..=1_000_000));
     found.refuse("egress.ports", &egress.ports.parse::<PortSet>());
     found.bound("dispatch.senders", dispatch.senders, &(1..=10_000));
     found.bound("retention.attempts_days", retention.attempts_days, &(1..=3_650));
@@ -60,6 +70,18 @@ impl Found {
             self.add(key, error.to_string());
         }
     }
+}
+
+/// Whether links can start so: at most 1,000 visible characters of a URL with host, and without what would stand before
+/// or after the path.
+fn is_base_url(text: &str) -> bool {
+    let is_plain = |url: &url::Url| {
+        let has_more = url.query().is_some() || url.fragment().is_some();
+        let is_safe = url.username().is_empty() && url.password().is_none();
+        ["http", "https"].contains(&url.scheme()) && url.has_host() && is_safe && !has_more
+    };
+    let is_visible = text.len() <= 1_000 && text.bytes().all(|byte| (b'!'..=b'~').contains(&byte));
+    is_visible && url::Url::parse(text).is_ok_and(|url| is_plain(&url))
 }
 
 /// Whether a text is `*` or `<scheme>://<host>[:<port>]`, as browsers send it (RFC 6454, section 6.2).

@@ -23,6 +23,11 @@ pub use load::{ConfigError, Flags, Loaded, Sources, load};
 use crate::dispatch::egress::{EgressPolicy, PortSetError};
 use crate::dispatch::retention::RetentionSettings;
 
+/// Turns the port for SmartLinks off.
+pub(crate) const LINKS_OFF: &str = "off";
+/// The port for SmartLinks, if nothing else is said.
+const LINKS_PORT: u16 = 50_080;
+
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -45,6 +50,8 @@ pub struct Config {
     pub web: Web,
     /// Bounds.
     pub limits: Limits,
+    /// The public port for SmartLinks.
+    pub links: Links,
     /// What webhooks may reach.
     pub egress: Egress,
     /// Sending.
@@ -125,6 +132,29 @@ pub struct Limits {
     pub streams: usize,
     /// The deadline of unary calls, in seconds: 1 to 3,600. Callers can set an earlier one. Default: 30.
     pub call_timeout_seconds: u32,
+}
+
+/// The public HTTP port for SmartLinks: `GET /l/..`, and nothing else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Links {
+    /// The address and port, or `off`. Port 0 takes a free one. Default: port 50080 at the address of `listen`, and a
+    /// free one if that has port 0.
+    pub listen: String,
+    /// What links start with, as `https://go.example.com`: where a proxy with TLS, or this port, is reached. Default:
+    /// `http://` and the port's address.
+    pub base_url: String,
+    /// Requests per second of one client (an IPv4 address, or the /64 of an IPv6 one): 1 to 1,000,000. More are refused
+    /// with 429. Default: 20.
+    pub requests_per_second: u32,
+    /// How many requests of one client may come at once after a quiet time: 1 to 1,000,000. Default: 200.
+    pub burst: u32,
+    /// Ranges of the proxies whose `X-Forwarded-For` is believed, in CIDR notation. Default: none; then the client is
+    /// whoever connects.
+    #[serde(deserialize_with = "ranges")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Open connections: 1 to 1,000,000. More wait until one closes. Default: 2,000.
+    pub connections: usize,
 }
 
 /// What webhooks may reach, beside the public internet.
@@ -218,6 +248,17 @@ impl Config {
         }
     }
 
+    /// The address of the port for SmartLinks; `None` if there is none.
+    #[must_use]
+    pub fn links_listen(&self) -> Option<SocketAddr> {
+        match (self.links.listen.as_str(), self.listen.port()) {
+            (LINKS_OFF, _) => None,
+            ("", 0) => Some(self.listen),
+            ("", _) => Some(SocketAddr::new(self.listen.ip(), LINKS_PORT)),
+            (text, _) => text.parse().ok(),
+        }
+    }
+
     /// How the gRPC port is served.
     #[must_use]
     pub fn rpc(&self) -> crate::rpc::Settings {
@@ -233,6 +274,19 @@ impl Config {
             concurrent_calls: self.limits.concurrent_calls,
             streams: self.limits.streams,
             call_timeout: Duration::from_secs(self.limits.call_timeout_seconds.into()),
+        }
+    }
+}
+
+impl Links {
+    /// How the port is served.
+    #[must_use]
+    pub fn settings(&self) -> crate::links::Settings {
+        crate::links::Settings {
+            requests_per_second: self.requests_per_second,
+            burst: self.burst,
+            trusted_proxies: self.trusted_proxies.clone(),
+            connections: self.connections,
         }
     }
 }
@@ -281,6 +335,7 @@ impl Default for Config {
             auth: Auth::default(),
             web: Web::default(),
             limits: Limits::default(),
+            links: Links::default(),
             egress: Egress::default(),
             dispatch: Dispatch::default(),
             retention: Retention::default(),
@@ -311,6 +366,19 @@ impl Default for Web {
 impl Default for Limits {
     fn default() -> Self {
         Self { connections: 10_000, concurrent_calls: 2_000, streams: 10_000, call_timeout_seconds: 30 }
+    }
+}
+
+impl Default for Links {
+    fn default() -> Self {
+        Self {
+            listen: String::new(),
+            base_url: String::new(),
+            requests_per_second: 20,
+            burst: 200,
+            trusted_proxies: Vec::new(),
+            connections: 2_000,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod request;
 pub mod retry;
 pub mod rule;
 pub mod signature;
+pub mod smart_link;
 pub mod stats;
 pub mod tag;
 pub mod template;

@@ -28,6 +28,12 @@ impl Rate {
         Some(Self { interval_us, burst: own.floor().clamp(1.0, 1e9) as i64 })
     }
 
+    /// The same rate, with so many at once after a quiet time.
+    #[must_use]
+    pub fn with_burst(self, burst: u32) -> Self {
+        Self { burst: i64::from(burst).max(1), ..self }
+    }
+
     fn times(self, count: i64) -> i64 {
         self.interval_us.saturating_mul(count)
     }

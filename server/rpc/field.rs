@@ -157,7 +157,7 @@ async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<CustomF
 }
 
 async fn delete(tx: &Tx, workspace: WorkspaceId, which: &FieldRef, etag: &str) -> Result<FieldKey> {
-    // Webhooks and contacts must not come to use a field that is being deleted.
+    // Webhooks, links and contacts must not come to use a field that is being deleted.
     tx.gate_exclusive().await?;
     let field = store::field::get(tx.db(), workspace, which).await?;
     check_etag("field", etag, field.version)?;
@@ -168,6 +168,9 @@ async fn delete(tx: &Tx, workspace: WorkspaceId, which: &FieldRef, etag: &str) -
         .take(NAMED_USERS)
         .map(|webhook| format!("{} ({})", webhook.id, webhook.name))
         .collect();
+    let links = store::smart_link::using(tx.db(), workspace, field.key.as_str()).await?;
+    let links = links.into_iter().map(|link| format!("{} ({})", link.id, link.name));
+    let users: Vec<String> = users.into_iter().chain(links).take(NAMED_USERS).collect();
     if !users.is_empty() {
         return Err(Error::InUse { resource: "field", users });
     }

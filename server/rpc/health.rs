@@ -15,11 +15,12 @@ use crate::error::chain;
 use crate::store::Store;
 
 /// The services that health is told of; the empty name is the server as a whole.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "",
     "taghook.v1.WorkspaceService",
     "taghook.v1.ContactService",
     "taghook.v1.FieldService",
+    "taghook.v1.SmartLinkService",
     "taghook.v1.TagService",
     "taghook.v1.WebhookService",
     "taghook.v1.EventService",

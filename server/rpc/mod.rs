@@ -1,14 +1,13 @@
 //! The gRPC surface: which services there are, and what every call passes through before it reaches one.
 //!
 //! One file a service, one function an RPC: parse, transact, answer. The conversions of a noun stand under its service.
-//! A call comes in at `connections`, passes `web` (CORS, gRPC-Web) and `edge` (span, bounds, deadline, panics, key), then
+//! A call comes in at [`connections`], passes `web` (CORS, gRPC-Web) and `edge` (span, bounds, deadline, panics, key), then
 //! reaches its service.
 
 pub mod auth;
 mod call;
 mod call_body;
 mod campaign;
-mod connections;
 mod contact;
 mod convert;
 mod delivery;
@@ -22,6 +21,7 @@ mod mask;
 mod page;
 mod repeat;
 mod replay;
+mod smart_link;
 mod tag;
 mod trigger;
 mod web;
@@ -32,25 +32,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 use tonic_reflection::server::Builder as Reflection;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt};
 
 pub use health::Health;
 pub use keys::Keys;
 
 use crate::automation::{Assignment, GroupCommit, Recording};
+use crate::connections::{self, Limits};
 use crate::dispatch::egress::Egress;
 use crate::lifecycle::Stop;
+use crate::links::Urls;
 use crate::outcomes::OutcomeLog;
 use crate::pb;
 use crate::store::Store;
 use edge::{Edge, EdgeLayer};
 use web::WebLayer;
 
+/// The most calls in progress on one connection, watchers among them.
+const STREAMS_PER_CONNECTION: u32 = 2_000;
+/// The longest header block, in bytes.
+const MAX_HEADER_BYTES: u32 = 32 * 1024;
 /// The largest message that is read, in bytes.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -67,6 +75,8 @@ pub struct Services {
     pub recorder: GroupCommit<Recording>,
     /// The log that watchers follow.
     pub outcomes: OutcomeLog,
+    /// The addresses of links.
+    pub links: Urls,
     /// What the operator lets webhooks reach.
     pub egress: Arc<Egress>,
 }
@@ -118,7 +128,14 @@ pub fn serve(
         .layer(WebLayer::new(&settings.allowed_origins))
         .layer(EdgeLayer(Arc::new(edge)))
         .service(routes(services, health)?);
-    Ok(connections::serve(listener, service, settings.connections, stop))
+    let service = service.map_request(|request: http::Request<Incoming>| request.map(Body::new));
+    let limits = Limits {
+        connections: settings.connections,
+        streams: STREAMS_PER_CONNECTION,
+        header_bytes: MAX_HEADER_BYTES,
+        buffer_bytes: None,
+    };
+    Ok(connections::serve(listener, move |_| service.clone(), limits, stop))
 }
 
 /// Sets what all services have in common: the bound on messages, and the compressions that are read. Answers aren't
@@ -140,6 +157,7 @@ fn routes(services: &Services, health: &Health) -> Result<Routes, ServeError> {
         .add_service(tuned!(pb::contact_service_server::ContactServiceServer::new(services())))
         .add_service(tuned!(pb::field_service_server::FieldServiceServer::new(services())))
         .add_service(tuned!(pb::tag_service_server::TagServiceServer::new(services())))
+        .add_service(tuned!(pb::smart_link_service_server::SmartLinkServiceServer::new(services())))
         .add_service(tuned!(pb::webhook_service_server::WebhookServiceServer::new(services())))
         .add_service(tuned!(pb::event_service_server::EventServiceServer::new(services())))
         .add_service(tuned!(pb::campaign_service_server::CampaignServiceServer::new(services())))

@@ -34,6 +34,9 @@ repeatable! {
     CreateTagRequest = "TagService/CreateTag";
     UpdateTagRequest = "TagService/UpdateTag";
     DeleteTagRequest = "TagService/DeleteTag";
+    CreateSmartLinkRequest = "SmartLinkService/CreateSmartLink";
+    UpdateSmartLinkRequest = "SmartLinkService/UpdateSmartLink";
+    DeleteSmartLinkRequest = "SmartLinkService/DeleteSmartLink";
     CreateContactRequest = "ContactService/CreateContact";
     UpdateContactRequest = "ContactService/UpdateContact";
     UpsertContactRequest = "ContactService/UpsertContact";

@@ -9,6 +9,7 @@ use super::call::{Call, check_etag};
 use super::convert::refuse_nul;
 use super::mask;
 use super::page::Page;
+use super::smart_link;
 use crate::domain::tag::Tag;
 use crate::error::{Error, Result};
 use crate::ids::{TagId, TypedId, WorkspaceId};
@@ -88,6 +89,7 @@ impl pb::tag_service_server::TagService for Services {
         let (given, paths) = (&given, &paths);
         let make = |tx: Tx| async move {
             let current = store::tag::get(tx.db(), workspace, id).await?;
+            smart_link::refuse_tag(&current)?;
             check_etag("tag", &given.etag, current.version)?;
             let merged = merge(to_pb(current.clone()), given, paths);
             let changed = parse(&merged, id, tx.now(), current.version + 1)?;
@@ -108,6 +110,7 @@ impl pb::tag_service_server::TagService for Services {
         let workspace = call.workspace()?;
         let (etag, force) = (call.message.etag.as_str(), call.message.force);
         let make = |tx: Tx| async move {
+            smart_link::refuse_tag(&store::tag::get(tx.db(), workspace, id).await?)?;
             delete(&tx, workspace, id, etag, force).await?;
             Ok(((), String::new()))
         };
@@ -139,7 +142,8 @@ async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Tag> {
     store::tag::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
 }
 
-async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: bool) -> Result<()> {
+/// Deletes a tag, and takes it off the webhooks that it activates if that is forced.
+pub(super) async fn delete(tx: &Tx, workspace: WorkspaceId, id: TagId, etag: &str, force: bool) -> Result<()> {
     // Planning must not assign a tag that is being deleted.
     tx.gate_exclusive().await?;
     let tag = store::tag::get(tx.db(), workspace, id).await?;

@@ -22,7 +22,7 @@ const CURSOR_KEY_CONTEXT: &[u8] = b"deployment/cursor_key";
 pub struct Facts {
     /// Names the outcome log; another log's cursors are refused.
     pub log_epoch: Uuid,
-    /// What cursors are authenticated with.
+    /// What cursors are authenticated with, and what the links' key is derived from.
     pub cursor_key: [u8; 32],
     /// The workspace that the first start made.
     pub default_workspace: WorkspaceId,

@@ -42,6 +42,7 @@ pub mod replay;
 pub mod request;
 pub mod reseal;
 pub mod retention;
+pub mod smart_link;
 pub mod stats;
 pub mod tag;
 pub mod wake;

@@ -216,7 +216,7 @@ pub async fn requests(store: &Store) -> Result<usize> {
 }
 
 /// The tables that hold a workspace's rows, and their keys; those of the most rows first.
-const TENANT_TABLES: [(&str, &str); 16] = [
+const TENANT_TABLES: [(&str, &str); 18] = [
     ("outcomes", "seq"),
     ("delivery_stats", "workspace_id, webhook_id, bucket_us, metric"),
     ("replays", "id"),
@@ -229,6 +229,8 @@ const TENANT_TABLES: [(&str, &str); 16] = [
     ("contacts", "id"),
     ("webhook_tags", "webhook_id, tag_id"),
     ("webhooks", "id"),
+    ("smart_link_clicks", "smart_link_id, day"),
+    ("smart_links", "id"),
     ("tags", "id"),
     ("fields", "id"),
     ("requests", "workspace_id, method, request_id"),

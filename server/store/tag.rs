@@ -258,7 +258,7 @@ fn taken(name: String) -> Error {
     Error::AlreadyExists { resource: "tag", field: "name", name }
 }
 
-fn from_row(row: tag::Model) -> Result<Tag> {
+pub(super) fn from_row(row: tag::Model) -> Result<Tag> {
     Ok(Tag {
         id: TagId(row.id),
         name: row.name,

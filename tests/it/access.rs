@@ -21,10 +21,11 @@ struct Theirs {
     field: String,
     event: String,
     replay: String,
+    smart_link: String,
 }
 
 impl Theirs {
-    fn all(&self) -> [&str; 8] {
+    fn all(&self) -> [&str; 9] {
         [
             &self.contact,
             &self.tag,
@@ -34,6 +35,7 @@ impl Theirs {
             &self.field,
             &self.event,
             &self.replay,
+            &self.smart_link,
         ]
     }
 
@@ -53,6 +55,7 @@ impl Theirs {
             "Field" => &self.field,
             "Event" => &self.event,
             "Replay" => &self.replay,
+            "smart_link" | "SmartLink" => &self.smart_link,
             other => panic!("whose id is {other} ({field} of {message})? Say so here"),
         })
     }
@@ -65,10 +68,12 @@ impl Theirs {
             let value = match field.kind() {
                 Kind::String => {
                     let known = match field.name() {
+                        // Links and tags have their names together.
+                        "name" if noun == "SmartLink" => Some("a link's name"),
                         "name" => Some("a name"),
                         "key" => Some("a_key"),
                         "type" => Some("form.subscribed"),
-                        "url" => Some("https://example.com/"),
+                        "url" | "target_url" => Some("https://example.com/"),
                         "email" => Some("ada@example.com"),
                         name => self.id(noun, name),
                     };
@@ -139,7 +144,10 @@ async fn theirs(t: &Taghook) -> Theirs {
     let event = v1::RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
     let replay = v1::Replay { filter: Some(v1::ReplayFilter::default()), ..Default::default() };
     let replay = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
+    let link = v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };
+    let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
     Theirs {
+        smart_link: t.client.smart_links().create_smart_link(link).await.expect("a link").into_inner().id,
         replay: t.client.deliveries().create_replay(replay).await.expect("a replay").into_inner().id,
         contact: contact.id,
         tag: tag.id,
@@ -156,14 +164,14 @@ fn expected(method: &MethodDescriptor) -> Code {
     match method.name() {
         // They name nothing that exists, but for a webhook's tags, which are fields of it.
         "CreateWebhook" => Code::InvalidArgument,
-        "CreateContact" | "CreateField" | "CreateTag"
+        "CreateContact" | "CreateField" | "CreateTag" | "CreateSmartLink"
         // Each item has an answer of its own.
         | "BatchTagContacts" | "BatchRecordEvents"
         // The same for all.
         | "ListEventTypes"
         // Filters that nothing of the workspace fits.
         | "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries"
-        | "ListReplays" => Code::Ok,
+        | "ListReplays" | "ListSmartLinks" => Code::Ok,
         "StreamOutcomes" => Code::DeadlineExceeded,
         _ => Code::NotFound,
     }

@@ -68,7 +68,8 @@ fn kind_name(kind: &Kind) -> &str {
 fn every_change_takes_a_request_id() {
     for method in methods().iter().filter(|method| !is_read(method)) {
         let has_id = method.input().get_field_by_name("request_id").is_some();
-        let is_exempt = matches!(method.name(), "CreateApiKey" | "BatchTagContacts" | "BatchRecordEvents");
+        let is_exempt =
+            matches!(method.name(), "CreateApiKey" | "BatchTagContacts" | "BatchRecordEvents" | "CreateTrackedUrl");
         assert_eq!(has_id, !is_exempt, "{}", path(method));
     }
 }
@@ -293,6 +294,13 @@ both! {
         let workspace = Workspace { name: "other".into(), ..Default::default() };
         let workspace = v1::CreateWorkspaceRequest { workspace: Some(workspace), ..Default::default() };
         let workspace = t.root.workspaces().create_workspace(workspace).await.unwrap().into_inner();
+        let link = v1::SmartLink {
+            name: "sale".into(),
+            target_url: "https://example.com/".into(),
+            ..Default::default()
+        };
+        let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
+        let link = t.client.smart_links().create_smart_link(link).await.unwrap().into_inner();
         let (key, root, raw) = (t.key(), t.database().key("root.key"), t.raw().await);
         let mut found = Vec::new();
         for method in methods() {
@@ -302,6 +310,7 @@ both! {
                 "WebhookService" => (&key, &webhook.id),
                 "ContactService" => (&key, &contact.id),
                 "FieldService" => (&key, &field.id),
+                "SmartLinkService" => (&key, &link.id),
                 _ => (&key, &tag.id),
             };
             for etag in ["v9999", "v0", "x", "é"] {

@@ -24,6 +24,7 @@ mod fairness;
 mod headers;
 mod hostile;
 mod keys;
+mod links;
 mod manual;
 mod outcomes;
 mod paging;

@@ -55,6 +55,7 @@ async fn every_line_of_the_tour_works_in_an_empty_folder() {
         .current_dir(folder.path())
         .env("PATH", path)
         .env("TAGHOOK_LISTEN", format!("127.0.0.1:{server}"))
+        .env("TAGHOOK_LINKS_LISTEN", "127.0.0.1:0")
         .stdin(script_file(folder.path(), &script))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

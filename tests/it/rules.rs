@@ -344,6 +344,7 @@ struct Resources {
     webhook: String,
     field: String,
     workspace: String,
+    smart_link: String,
 }
 
 impl Resources {
@@ -353,7 +354,11 @@ impl Resources {
         let field = v1::Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
         let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
         let workspaces = t.root.workspaces().list_workspaces(v1::ListWorkspacesRequest::default()).await.unwrap();
+        let link =
+            v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };
+        let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
         Self {
+            smart_link: t.client.smart_links().create_smart_link(link).await.unwrap().into_inner().id,
             contact: t.contact("ada@example.com").await.id,
             webhook: t.webhook(&receiver, &tag, |_| {}).await.id,
             tag: tag.id,
@@ -369,6 +374,7 @@ impl Resources {
             "Webhook" => self.webhook.clone(),
             "Field" => self.field.clone(),
             "Workspace" => self.workspace.clone(),
+            "SmartLink" => self.smart_link.clone(),
             other => panic!("which {other} can be updated? Say so here"),
         }
     }

@@ -56,8 +56,10 @@ fn check_absent(folder: &str, words: &[&str], except: &[&str], why: &str) {
 }
 
 #[test]
-fn rpc_never_names_the_database() {
-    check_absent("server/rpc", &["sea_orm", "sqlx"], &[], "the store is the only room that knows SQL");
+fn rpc_and_links_never_name_the_database() {
+    for folder in ["server/rpc", "server/links"] {
+        check_absent(folder, &["sea_orm", "sqlx"], &[], "the store is the only room that knows SQL");
+    }
 }
 
 #[test]
@@ -69,7 +71,7 @@ fn domain_is_pure() {
 
 #[test]
 fn store_and_automation_never_name_the_wire() {
-    for folder in ["server/store", "server/automation", "server/dispatch", "server/outcomes"] {
+    for folder in ["server/store", "server/automation", "server/dispatch", "server/outcomes", "server/links"] {
         check_absent(folder, &["tonic::", "crate::pb", "crate::rpc"], &[], "the wire ends in rpc");
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::run::{Show, command, step};
 use crate::tools::{BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS, STANDARD_WEBHOOKS_GO, STANDARD_WEBHOOKS_JS, node};
-use crate::{Outcome, generate, postgres, root};
+use crate::{Outcome, debian, generate, postgres, root};
 
 const BASELINE: &str = "proto/baseline.binpb";
 
@@ -42,7 +42,8 @@ pub(crate) fn install() -> Outcome {
         }
         node().map(|_| ())
     })?;
-    step("postgresql", postgres::install)
+    step("postgresql", postgres::install)?;
+    step("chromium", debian::install_browser)
 }
 
 /// Makes the API as it is now what later changes are compared with.

@@ -5,6 +5,7 @@
 
 mod bench;
 mod check;
+mod debian;
 mod generate;
 mod postgres;
 mod run;
@@ -31,7 +32,7 @@ struct Args {
 enum Chore {
     /// Check everything: format, lints, docs, licences, protos, generated files and tests. Installs what it needs.
     Test {
-        /// Only install what the checks need: the tools (into target/tools) and PostgreSQL.
+        /// Only install what the checks need: the tools (into target/tools), PostgreSQL and Chromium.
         #[arg(long)]
         install: bool,
     },

@@ -103,6 +103,13 @@ impl Client {
         v1::tag_service_client::TagServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    /// Links that tag who clicks them.
+    #[must_use]
+    pub fn smart_links(&self) -> v1::smart_link_service_client::SmartLinkServiceClient<Channel> {
+        v1::smart_link_service_client::SmartLinkServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// Webhooks: which tags activate them, what they send.
     #[must_use]
     pub fn webhooks(&self) -> v1::webhook_service_client::WebhookServiceClient<Channel> {

@@ -5,8 +5,8 @@ use prost::Message;
 use crate::v1;
 
 const PACKAGE: &str = "/taghook.v1.";
-/// How the names of methods start that change nothing.
-const READS: [&str; 4] = ["Get", "List", "Lookup", "Preview"];
+/// How the names of methods start that change nothing. CreateTrackedUrl keeps nothing of what it makes.
+const READS: [&str; 5] = ["Get", "List", "Lookup", "Preview", "CreateTrackedUrl"];
 
 /// What a method's calls are.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,9 @@ const REPEATABLE: &[(&str, IsRepeatable)] = repeatable![
     CreateTagRequest,
     UpdateTagRequest,
     DeleteTagRequest,
+    CreateSmartLinkRequest,
+    UpdateSmartLinkRequest,
+    DeleteSmartLinkRequest,
     CreateWebhookRequest,
     UpdateWebhookRequest,
     DeleteWebhookRequest,

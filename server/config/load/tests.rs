@@ -120,6 +120,21 @@ fn check_refused(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
     assert_eq!(told, expected);
 }
 
+#[track_caller]
+fn check_links_listen(text: &str, expected: Option<&str>) {
+    let listen = load_text(text).unwrap().config.links_listen();
+    assert_eq!(listen.map(|address| address.to_string()).as_deref(), expected);
+}
+
+#[test]
+fn links_are_served_beside_the_api_unless_they_are_not() {
+    check_links_listen("", Some("127.0.0.1:50080"));
+    check_links_listen("listen = \"[::]:9000\"", Some("[::]:50080"));
+    check_links_listen("listen = \"127.0.0.1:0\"", Some("127.0.0.1:0"));
+    check_links_listen("[links]\nlisten = \"0.0.0.0:80\"", Some("0.0.0.0:80"));
+    check_links_listen("[links]\nlisten = \"off\"", None);
+}
+
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
     check_refused(
@@ -163,6 +178,17 @@ fn values_out_of_bounds_are_refused() {
         &[],
         &[
             "file: web.allowed_origins: \"https://a.example/path\" is neither `*` nor an origin, as https://app.example.com",
+        ],
+    );
+    check_refused(
+        "[links]\nlisten = \"on\"\nbase_url = \"go.example.com\"\nburst = 0",
+        &[("TAGHOOK_LINKS_TRUSTED_PROXIES", "all")],
+        &[
+            "TAGHOOK_LINKS_TRUSTED_PROXIES: links.trusted_proxies: \"all\" is no range of addresses in CIDR notation, as \
+             10.20.0.0/16",
+            "file: links.listen: must be an address and a port, as 0.0.0.0:8080, or `off`",
+            "file: links.base_url: must be an http or https URL without query, as https://go.example.com",
+            "file: links.burst: must be 1 to 1000000",
         ],
     );
     check_refused("[retention]\ncooldowns_days = 29", &[], &["file: retention.cooldowns_days: must be 30 to 3650"]);

@@ -7,6 +7,7 @@ pub(super) mod contact;
 pub(super) mod contact_tag;
 pub(super) mod event;
 pub(super) mod field;
+pub(super) mod smart_link;
 pub(super) mod tag;
 pub(super) mod webhook;
 pub(super) mod webhook_tag;

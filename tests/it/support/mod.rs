@@ -5,7 +5,7 @@
 //! - [`Receiver`] is where webhooks go; its [`Answer`]s are a test's.
 //! - [`Watch`] follows the outcomes; [`within`] puts an end to every wait. Nothing sleeps.
 //! - [`Fence`] proves that something isn't sent; [`Health`] follows a server's health; [`dump`] is all that a database holds.
-//! - [`check_error`] and [`check_invalid`] say what a refusal looks like; [`RawGrpc`] sends what no client would.
+//! - [`check_error`] and [`check_invalid`] say what a refusal looks like; [`RawGrpc`] and [`exchange`] send what no client would.
 
 mod acts;
 mod api;
@@ -13,6 +13,7 @@ mod check;
 mod dump;
 mod fence;
 mod health;
+mod http;
 pub(crate) mod lost_commit;
 mod official;
 mod outcomes;
@@ -32,6 +33,7 @@ pub(crate) use check::{check_error, check_invalid};
 pub(crate) use dump::dump;
 pub(crate) use fence::Fence;
 pub(crate) use health::Health;
+pub(crate) use http::{HttpAnswer, exchange, http};
 pub(crate) use official::OfficialLibrary;
 pub(crate) use outcomes::Watch;
 pub(crate) use process::Process;

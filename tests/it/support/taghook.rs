@@ -1,6 +1,7 @@
 //! The server under test, in this process.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use prost_types::Timestamp;
 use taghook::clock::{Clock, Entropy, ManualClock};
 use taghook::config::Config;
 use taghook::domain::time::Micros;
+use taghook::links::Urls;
 use taghook::store::Store;
 use taghook::store::open::{Migration, migrate};
 use taghook::{Environment, Server, server};
@@ -218,6 +220,21 @@ impl Taghook {
     /// `host:port`.
     pub(crate) fn authority(&self) -> String {
         self.server.local_addr().to_string()
+    }
+
+    /// The port for links, if there is one.
+    pub(crate) fn links_addr(&self) -> Option<SocketAddr> {
+        self.server.links_addr()
+    }
+
+    /// What links start with that lead to this server.
+    pub(crate) fn links_base(&self) -> String {
+        format!("http://{}", self.links_addr().expect("a port for links"))
+    }
+
+    /// What makes the tokens of links.
+    pub(crate) fn link_urls(&self) -> Urls {
+        Urls::new(self.store().facts(), None)
     }
 
     /// The key of the default workspace.

@@ -5402,7 +5402,7 @@ pub mod field_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// DeleteField deletes a custom field and, in the background, its values. FAILED_PRECONDITION
-        /// (IN_USE) while a webhook sends it.
+        /// (IN_USE) while a webhook sends it or a SmartLink has its placeholder.
         pub async fn delete_field(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteFieldRequest>,
@@ -5422,6 +5422,622 @@ pub mod field_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("taghook.v1.FieldService", "DeleteField"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// SmartLink is a link that tags who clicks it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SmartLink {
+    /// id is `lnk_` and 26 characters, assigned by the server.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// name is for people, and the name of the link's tag: unique among the workspace's tags,
+    /// case-sensitive, 1 to 100 characters. Required.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// target_url is where a click leads: http or https, without user name, password and fragment, up to
+    /// 4,096 bytes. `__key__` in path or query stands for the value of the contact's field with that key,
+    /// `__email__`, `__phone__` and `__contact_id__` for those of the contact: percent-encoded, empty where
+    /// the contact has none. A literal `__` is written `%5F%5F`. Scheme, host and port are always those
+    /// written here. A contact whose values would make a path segment `.` or `..`, or a URL over 8,000
+    /// bytes, isn't led anywhere. Required.
+    #[prost(string, tag = "3")]
+    pub target_url: ::prost::alloc::string::String,
+    /// description is for people: up to 1,000 characters. Default: empty.
+    #[prost(string, tag = "4")]
+    pub description: ::prost::alloc::string::String,
+    /// tag_id is the tag that a click assigns. TagService neither changes nor deletes it.
+    #[prost(string, tag = "5")]
+    pub tag_id: ::prost::alloc::string::String,
+    /// short_url is the link for everybody: it leads to the target with empty placeholders, is counted, and
+    /// tags nobody. Empty when the server has no address for links.
+    #[prost(string, tag = "6")]
+    pub short_url: ::prost::alloc::string::String,
+    /// create_time is when the link was created.
+    #[prost(message, optional, tag = "7")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// update_time is when it was last changed.
+    #[prost(message, optional, tag = "8")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// etag changes with every change. Given in an update, the update is made only if it still matches.
+    #[prost(string, tag = "9")]
+    pub etag: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SmartLink {
+    const NAME: &'static str = "SmartLink";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.SmartLink".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.SmartLink".into()
+    }
+}
+/// CreateSmartLinkRequest is the request of CreateSmartLink.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateSmartLinkRequest {
+    /// smart_link is the link to create; its output-only fields are ignored. A workspace has up to 1,000.
+    /// Required.
+    #[prost(message, optional, tag = "1")]
+    pub smart_link: ::core::option::Option<SmartLink>,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CreateSmartLinkRequest {
+    const NAME: &'static str = "CreateSmartLinkRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateSmartLinkRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateSmartLinkRequest".into()
+    }
+}
+/// GetSmartLinkRequest is the request of GetSmartLink.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSmartLinkRequest {
+    /// id is the link's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetSmartLinkRequest {
+    const NAME: &'static str = "GetSmartLinkRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetSmartLinkRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetSmartLinkRequest".into()
+    }
+}
+/// ListSmartLinksRequest is the request of ListSmartLinks.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSmartLinksRequest {
+    /// page_size is how many to return at most: 0 to 1,000. 0 means 50.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// page_token continues after an earlier page. Default: the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// filter narrows the list. Default: all links.
+    #[prost(message, optional, tag = "3")]
+    pub filter: ::core::option::Option<list_smart_links_request::Filter>,
+}
+/// Nested message and enum types in `ListSmartLinksRequest`.
+pub mod list_smart_links_request {
+    /// Filter selects links for which all given conditions hold.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Filter {
+        /// name_prefix selects links whose name starts so, case-sensitive. Default: any name.
+        #[prost(string, tag = "1")]
+        pub name_prefix: ::prost::alloc::string::String,
+    }
+    impl ::prost::Name for Filter {
+        const NAME: &'static str = "Filter";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.ListSmartLinksRequest.Filter".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.ListSmartLinksRequest.Filter".into()
+        }
+    }
+}
+impl ::prost::Name for ListSmartLinksRequest {
+    const NAME: &'static str = "ListSmartLinksRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListSmartLinksRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListSmartLinksRequest".into()
+    }
+}
+/// ListSmartLinksResponse is the answer of ListSmartLinks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSmartLinksResponse {
+    /// smart_links is the page.
+    #[prost(message, repeated, tag = "1")]
+    pub smart_links: ::prost::alloc::vec::Vec<SmartLink>,
+    /// next_page_token continues after this page; empty on the last one.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListSmartLinksResponse {
+    const NAME: &'static str = "ListSmartLinksResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListSmartLinksResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListSmartLinksResponse".into()
+    }
+}
+/// UpdateSmartLinkRequest is the request of UpdateSmartLink.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateSmartLinkRequest {
+    /// smart_link holds the id, the new values and, if wanted, the etag. Required.
+    #[prost(message, optional, tag = "1")]
+    pub smart_link: ::core::option::Option<SmartLink>,
+    /// update_mask names the fields to change: `name`, `target_url`, `description`. Default: every field
+    /// that is set in `smart_link`.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for UpdateSmartLinkRequest {
+    const NAME: &'static str = "UpdateSmartLinkRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.UpdateSmartLinkRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.UpdateSmartLinkRequest".into()
+    }
+}
+/// DeleteSmartLinkRequest is the request of DeleteSmartLink.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSmartLinkRequest {
+    /// id is the link's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// etag, if given, must match. Default: not checked.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// force deletes the link though webhooks are activated by its tag; they lose it. Default: false.
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteSmartLinkRequest {
+    const NAME: &'static str = "DeleteSmartLinkRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.DeleteSmartLinkRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.DeleteSmartLinkRequest".into()
+    }
+}
+/// CreateTrackedUrlRequest is the request of CreateTrackedUrl.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateTrackedUrlRequest {
+    /// smart_link_id is the link's id. Required.
+    #[prost(string, tag = "1")]
+    pub smart_link_id: ::prost::alloc::string::String,
+    /// contact_id is the contact's id. Exactly one of contact_id and email is needed.
+    #[prost(string, tag = "2")]
+    pub contact_id: ::prost::alloc::string::String,
+    /// email is the contact's e-mail, in any case: up to 254 bytes.
+    #[prost(string, tag = "3")]
+    pub email: ::prost::alloc::string::String,
+    /// expire_time is when the URL leads nowhere any more: in the future, in the year 2100 at the latest;
+    /// a fraction of a second is dropped. Default: never.
+    #[prost(message, optional, tag = "4")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for CreateTrackedUrlRequest {
+    const NAME: &'static str = "CreateTrackedUrlRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateTrackedUrlRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateTrackedUrlRequest".into()
+    }
+}
+/// CreateTrackedUrlResponse is the answer of CreateTrackedUrl.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateTrackedUrlResponse {
+    /// url is the contact's URL: the server's address for links, `/l/` and 71 characters that only the
+    /// deployment can make. There is no data of the contact in it.
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    /// expire_time is when the URL leads nowhere any more. Unset: never.
+    #[prost(message, optional, tag = "2")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for CreateTrackedUrlResponse {
+    const NAME: &'static str = "CreateTrackedUrlResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateTrackedUrlResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateTrackedUrlResponse".into()
+    }
+}
+/// GetSmartLinkStatsRequest is the request of GetSmartLinkStats.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSmartLinkStatsRequest {
+    /// id is the link's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// start_date is the first day, as `2026-01-31`, in UTC. Default: 29 days before end_date.
+    #[prost(string, tag = "2")]
+    pub start_date: ::prost::alloc::string::String,
+    /// end_date is the last day, included: up to 366 days from the first one. Default: today.
+    #[prost(string, tag = "3")]
+    pub end_date: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetSmartLinkStatsRequest {
+    const NAME: &'static str = "GetSmartLinkStatsRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetSmartLinkStatsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetSmartLinkStatsRequest".into()
+    }
+}
+/// SmartLinkStats is how often a link was clicked.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SmartLinkStats {
+    /// start_date is the first day.
+    #[prost(string, tag = "1")]
+    pub start_date: ::prost::alloc::string::String,
+    /// end_date is the last day, included.
+    #[prost(string, tag = "2")]
+    pub end_date: ::prost::alloc::string::String,
+    /// total is the sum of the days.
+    #[prost(message, optional, tag = "3")]
+    pub total: ::core::option::Option<smart_link_stats::Clicks>,
+    /// days are the days on which there was a click, in their order.
+    #[prost(message, repeated, tag = "4")]
+    pub days: ::prost::alloc::vec::Vec<smart_link_stats::Day>,
+}
+/// Nested message and enum types in `SmartLinkStats`.
+pub mod smart_link_stats {
+    /// Clicks is how many clicks there were, each counted once.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Clicks {
+        /// click_count is the clicks of contacts, on their own URLs: each assigned the tag and was recorded.
+        #[prost(int64, tag = "1")]
+        pub click_count: i64,
+        /// anonymous_click_count is the clicks on the short URL.
+        #[prost(int64, tag = "2")]
+        pub anonymous_click_count: i64,
+        /// machine_click_count is the requests of programs, on any of the URLs: HEAD, prefetches of browsers,
+        /// and known scanners of mail and chat. They tag nobody.
+        #[prost(int64, tag = "3")]
+        pub machine_click_count: i64,
+    }
+    impl ::prost::Name for Clicks {
+        const NAME: &'static str = "Clicks";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.SmartLinkStats.Clicks".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.SmartLinkStats.Clicks".into()
+        }
+    }
+    /// Day is one day in UTC.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Day {
+        /// date is the day, as `2026-01-31`.
+        #[prost(string, tag = "1")]
+        pub date: ::prost::alloc::string::String,
+        /// clicks is how many there were.
+        #[prost(message, optional, tag = "2")]
+        pub clicks: ::core::option::Option<Clicks>,
+    }
+    impl ::prost::Name for Day {
+        const NAME: &'static str = "Day";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.SmartLinkStats.Day".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.SmartLinkStats.Day".into()
+        }
+    }
+}
+impl ::prost::Name for SmartLinkStats {
+    const NAME: &'static str = "SmartLinkStats";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.SmartLinkStats".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.SmartLinkStats".into()
+    }
+}
+/// Generated client implementations.
+pub mod smart_link_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// SmartLinkService defines links that tag who clicks them. Each has a tag of its own, of KIND_SMART_LINK
+    /// and with the link's name; a click assigns it and records the event `link.clicked`.
+    #[derive(Debug, Clone)]
+    pub struct SmartLinkServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl SmartLinkServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> SmartLinkServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> SmartLinkServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            SmartLinkServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// CreateSmartLink creates a link and its tag. ALREADY_EXISTS when a tag has the name.
+        pub async fn create_smart_link(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSmartLinkRequest>,
+        ) -> std::result::Result<tonic::Response<super::SmartLink>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/CreateSmartLink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.SmartLinkService", "CreateSmartLink"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetSmartLink returns one link.
+        pub async fn get_smart_link(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSmartLinkRequest>,
+        ) -> std::result::Result<tonic::Response<super::SmartLink>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/GetSmartLink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.SmartLinkService", "GetSmartLink"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListSmartLinks returns links in the order of their creation.
+        pub async fn list_smart_links(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSmartLinksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSmartLinksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/ListSmartLinks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.SmartLinkService", "ListSmartLinks"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// UpdateSmartLink changes the fields named by the mask. URLs that are out follow the new target.
+        pub async fn update_smart_link(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateSmartLinkRequest>,
+        ) -> std::result::Result<tonic::Response<super::SmartLink>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/UpdateSmartLink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.SmartLinkService", "UpdateSmartLink"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DeleteSmartLink deletes a link, its statistics and its tag; the URLs that are out lead nowhere from
+        /// then on. FAILED_PRECONDITION (IN_USE), naming the users, while a webhook is activated by the tag,
+        /// unless `force`.
+        pub async fn delete_smart_link(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteSmartLinkRequest>,
+        ) -> std::result::Result<tonic::Response<()>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/DeleteSmartLink",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.SmartLinkService", "DeleteSmartLink"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateTrackedUrl makes a contact's personal URL of a link. It keeps nothing: the same request makes
+        /// the same URL again. FAILED_PRECONDITION (WRONG_STATE) when the server has no address for links.
+        pub async fn create_tracked_url(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateTrackedUrlRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateTrackedUrlResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/CreateTrackedUrl",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.SmartLinkService", "CreateTrackedUrl"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetSmartLinkStats returns how often a link was clicked, by day.
+        pub async fn get_smart_link_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSmartLinkStatsRequest>,
+        ) -> std::result::Result<tonic::Response<super::SmartLinkStats>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.SmartLinkService/GetSmartLinkStats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.SmartLinkService", "GetSmartLinkStats"),
+                );
             self.inner.unary(req, path, codec).await
         }
     }

@@ -1,0 +1,291 @@
+//! SmartLinkService.
+
+use std::collections::HashSet;
+
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use super::call::{Call, check_etag, etag_of};
+use super::contact::read_contact_ref;
+use super::convert::{parse_time, refuse_nul, timestamp};
+use super::page::Page;
+use super::{mask, tag};
+use crate::domain::smart_link::{Clicks, Code, Day, SmartLink, is_placeholder};
+use crate::domain::tag::{Tag, TagKind};
+use crate::domain::template::UrlTemplate;
+use crate::domain::time::Micros;
+use crate::error::{Error, Result, Violations};
+use crate::ids::{SmartLinkId, TagId, TypedId, WorkspaceId};
+use crate::links::{Expiry, Urls};
+use crate::pb;
+use crate::store::config::WorkspaceConfig;
+use crate::store::{self, Tx};
+
+/// The fields that an update can name.
+const UPDATABLE: [&str; 3] = ["name", "target_url", "description"];
+/// The days of statistics if nothing else is said, and the most.
+const DEFAULT_DAYS: i64 = 30;
+const MAX_DAYS: i64 = 366;
+
+#[tonic::async_trait]
+impl pb::smart_link_service_server::SmartLinkService for Services {
+    async fn create_smart_link(
+        &self,
+        request: Request<pb::CreateSmartLinkRequest>,
+    ) -> Result<Response<pb::SmartLink>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let draft = call.message.smart_link.take().unwrap_or_default();
+        call.finish()?;
+        let workspace = call.workspace()?;
+        let (now, entropy) = (self.store.clock().now(), self.store.entropy());
+        let (id, tag_id) = (SmartLinkId::generate(now, entropy), TagId::generate(now, entropy));
+        let (draft, code) = (&draft, &Code::of(entropy.bytes()));
+        let make = |tx: Tx| async move {
+            // No field that the target names is deleted meanwhile.
+            tx.gate_shared().await?;
+            let Parsed { name, target, description } = parse(draft, &*tx.config(workspace).await?)?;
+            let (code, created) = (code.clone(), tx.now());
+            let link = SmartLink { id, tag_id, code, name, target, description, version: 1, created, updated: created };
+            store::smart_link::insert(&tx, workspace, &link).await?;
+            Ok((link, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let link = self.store.write_once("create_smart_link", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&link, &self.links)))
+    }
+
+    async fn get_smart_link(
+        &self,
+        request: Request<pb::GetSmartLinkRequest>,
+    ) -> Result<Response<pb::SmartLink>, Status> {
+        let mut call = Call::open(request)?;
+        let id = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let link = store::smart_link::get(self.store.read(), call.workspace()?, id).await?;
+        Ok(Response::new(to_pb(&link, &self.links)))
+    }
+
+    async fn list_smart_links(
+        &self,
+        request: Request<pb::ListSmartLinksRequest>,
+    ) -> Result<Response<pb::ListSmartLinksResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::ListSmartLinksRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
+        let page =
+            Page::<SmartLinkId>::read(page_size, &page_token, "smart_links", filter.as_ref(), &mut call.violations);
+        let prefix = filter.unwrap_or_default().name_prefix;
+        refuse_nul("filter.name_prefix", &prefix, &mut call.violations);
+        call.finish()?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        let links = store::smart_link::list(db, workspace, &prefix, page.after().copied(), page.limit()).await?;
+        let (links, next_page_token) = page.cut(links, |link| link.id);
+        let smart_links = links.iter().map(|link| to_pb(link, &self.links)).collect();
+        Ok(Response::new(pb::ListSmartLinksResponse { smart_links, next_page_token }))
+    }
+
+    async fn update_smart_link(
+        &self,
+        request: Request<pb::UpdateSmartLinkRequest>,
+    ) -> Result<Response<pb::SmartLink>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let given = call.message.smart_link.take().unwrap_or_default();
+        let id = call.id("smart_link.id", &given.id);
+        let is_set = |path: &str| match path {
+            "name" => !given.name.is_empty(),
+            "target_url" => !given.target_url.is_empty(),
+            _ => !given.description.is_empty(),
+        };
+        let update_mask = call.message.update_mask.take();
+        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
+        let id = call.finish_with(id)?;
+        let workspace = call.workspace()?;
+        let (given, paths) = (&given, &paths);
+        let make = |tx: Tx| async move {
+            tx.gate_shared().await?;
+            let current = store::smart_link::get(tx.db(), workspace, id).await?;
+            check_etag("smart_link", &given.etag, current.version)?;
+            let merged = merge(&current, given, paths);
+            let Parsed { name, target, description } = parse(&merged, &*tx.config(workspace).await?)?;
+            let (version, updated) = (current.version + 1, tx.now());
+            let link = SmartLink { name, target, description, version, updated, ..current };
+            store::smart_link::update(&tx, workspace, &link).await?;
+            Ok((link, id.to_string()))
+        };
+        let again = |tx, answer| again(tx, workspace, answer);
+        let link = self.store.write_once("update_smart_link", key.as_ref(), make, again).await?;
+        Ok(Response::new(to_pb(&link, &self.links)))
+    }
+
+    async fn delete_smart_link(&self, request: Request<pb::DeleteSmartLinkRequest>) -> Result<Response<()>, Status> {
+        let mut call = Call::open(request)?;
+        let key = call.request_key();
+        let id: Option<SmartLinkId> = call.id("id", &call.message.id.clone());
+        let id = call.finish_with(id)?;
+        let workspace = call.workspace()?;
+        let (etag, force) = (call.message.etag.as_str(), call.message.force);
+        let make = |tx: Tx| async move {
+            tx.gate_exclusive().await?;
+            let link = store::smart_link::get(tx.db(), workspace, id).await?;
+            check_etag("smart_link", etag, link.version)?;
+            tag::delete(&tx, workspace, link.tag_id, "", force).await?;
+            store::smart_link::delete(&tx, id).await?;
+            Ok(((), String::new()))
+        };
+        self.store.write_once("delete_smart_link", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn create_tracked_url(
+        &self,
+        request: Request<pb::CreateTrackedUrlRequest>,
+    ) -> Result<Response<pb::CreateTrackedUrlResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::CreateTrackedUrlRequest { smart_link_id, contact_id, email, expire_time } =
+            std::mem::take(&mut call.message);
+        let id: Option<SmartLinkId> = call.id("smart_link_id", &smart_link_id);
+        let which = read_contact_ref(&contact_id, &email, &mut call.violations);
+        let expires = parse_time("expire_time", expire_time, &mut call.violations);
+        let expiry = parse_expiry(expires, self.store.clock().now(), &mut call.violations);
+        let (id, which) = call.finish_with(id.zip(which))?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        let link = store::smart_link::get(db, workspace, id).await?;
+        let contact = store::contact::get(db, workspace, &which).await?;
+        let url = self.links.tracked(link.id, contact.id, expiry).ok_or(NO_ADDRESS)?;
+        Ok(Response::new(pb::CreateTrackedUrlResponse { url, expire_time: expiry.time().map(timestamp) }))
+    }
+
+    async fn get_smart_link_stats(
+        &self,
+        request: Request<pb::GetSmartLinkStatsRequest>,
+    ) -> Result<Response<pb::SmartLinkStats>, Status> {
+        let mut call = Call::open(request)?;
+        let pb::GetSmartLinkStatsRequest { id, start_date, end_date } = std::mem::take(&mut call.message);
+        let id = call.id("id", &id);
+        let today = Day::of(self.store.clock().now());
+        let days = parse_days(&start_date, &end_date, today, &mut call.violations);
+        let id = call.finish_with(id)?;
+        let link = store::smart_link::get(self.store.read(), call.workspace()?, id).await?;
+        let clicks = store::smart_link::clicks(self.store.read(), link.id, days).await?;
+        let mut total = Clicks::default();
+        clicks.values().for_each(|clicks| total += *clicks);
+        let day = |(day, clicks): (&Day, &Clicks)| pb::smart_link_stats::Day {
+            date: day.to_string(),
+            clicks: Some(clicks_to_pb(*clicks)),
+        };
+        Ok(Response::new(pb::SmartLinkStats {
+            start_date: days.0.to_string(),
+            end_date: days.1.to_string(),
+            total: Some(clicks_to_pb(total)),
+            days: clicks.iter().map(day).collect(),
+        }))
+    }
+}
+
+const NO_ADDRESS: Error = Error::WrongState {
+    resource: "address for links",
+    state: "not set",
+    hint: "let links.listen or links.base_url say where they are served",
+};
+
+/// Refuses to change or delete a link's tag but with the link.
+pub(super) fn refuse_tag(tag: &Tag) -> Result<()> {
+    let hint = "change or delete the link with SmartLinkService, and its tag goes along";
+    let refused = Error::WrongState { resource: "tag", state: "a SmartLink's", hint };
+    if tag.kind == TagKind::SmartLink { Err(refused) } else { Ok(()) }
+}
+
+/// The answer to a request that created or changed a link before: the link as it is now.
+async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<SmartLink> {
+    store::smart_link::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+}
+
+/// The link with the named fields replaced by those given.
+fn merge(link: &SmartLink, given: &pb::SmartLink, paths: &[String]) -> pb::SmartLink {
+    let paths: HashSet<&str> = paths.iter().map(String::as_str).collect();
+    let pick = |path: &str, given: &str, present: &str| {
+        let chosen = if paths.contains(path) { given } else { present };
+        chosen.to_owned()
+    };
+    pb::SmartLink {
+        name: pick("name", &given.name, &link.name),
+        target_url: pick("target_url", &given.target_url, link.target.as_str()),
+        description: pick("description", &given.description, &link.description),
+        ..Default::default()
+    }
+}
+
+/// What callers say of a link.
+struct Parsed {
+    name: String,
+    target: UrlTemplate,
+    description: String,
+}
+
+/// Checks a whole link, new or merged.
+fn parse(link: &pb::SmartLink, config: &WorkspaceConfig) -> Result<Parsed> {
+    const TARGET: &str = "smart_link.target_url";
+    let mut violations = Violations::default();
+    violations.check_rules("smart_link", link)?;
+    refuse_nul("smart_link.name", &link.name, &mut violations);
+    refuse_nul("smart_link.description", &link.description, &mut violations);
+    let is_known = |name: &str| is_placeholder(name, &|key| config.field_type(key));
+    let target = UrlTemplate::parse(&link.target_url, &is_known);
+    if let Err(errors) = &target
+        && !violations.names(TARGET)
+    {
+        errors.iter().for_each(|error| violations.add(TARGET, "URL", error.to_string()));
+    }
+    violations.finish()?;
+    let target = target.map_err(|_| Error::internal("a target was refused without a word"))?;
+    Ok(Parsed { name: link.name.clone(), target, description: link.description.clone() })
+}
+
+fn parse_expiry(time: Option<Micros>, now: Micros, violations: &mut Violations) -> Expiry {
+    let Some(time) = time else { return Expiry::NEVER };
+    let expiry = Expiry::at(time).filter(|expiry| !expiry.has_come(now));
+    if expiry.is_none() {
+        violations.add_if_new("expire_time", "EXPIRY", "must be in the future, and in the year 2100 at the latest");
+    }
+    expiry.unwrap_or(Expiry::NEVER)
+}
+
+fn parse_days(first: &str, last: &str, today: Day, violations: &mut Violations) -> (Day, Day) {
+    let mut read = |field: &str, text: &str| {
+        let day = Day::parse(text);
+        if day.is_none() && !text.is_empty() {
+            violations.add_if_new(field, "DATE", "must be a date in the years 0001 to 9999, as 2026-01-31");
+        }
+        day
+    };
+    let first = read("start_date", first);
+    let last = read("end_date", last).unwrap_or(today);
+    let first = first.unwrap_or(Day(last.0 - DEFAULT_DAYS + 1));
+    if violations.is_empty() && !(first..Day(first.0 + MAX_DAYS)).contains(&last) {
+        violations.add_if_new("end_date", "WINDOW", "must be start_date or up to 365 days after it");
+    }
+    (first, last)
+}
+
+fn to_pb(link: &SmartLink, urls: &Urls) -> pb::SmartLink {
+    pb::SmartLink {
+        id: link.id.to_string(),
+        name: link.name.clone(),
+        target_url: link.target.as_str().to_owned(),
+        description: link.description.clone(),
+        tag_id: link.tag_id.to_string(),
+        short_url: urls.short(&link.code).unwrap_or_default(),
+        create_time: Some(timestamp(link.created)),
+        update_time: Some(timestamp(link.updated)),
+        etag: etag_of(link.version),
+    }
+}
+
+fn clicks_to_pb(clicks: Clicks) -> pb::smart_link_stats::Clicks {
+    pb::smart_link_stats::Clicks {
+        click_count: clicks.contacts,
+        anonymous_click_count: clicks.anonymous,
+        machine_click_count: clicks.machines,
+    }
+}

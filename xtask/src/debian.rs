@@ -1,0 +1,43 @@
+//! Programs that come from Debian's package manager.
+
+use std::error::Error;
+use std::process::Command;
+
+use crate::Outcome;
+use crate::run::{Show, command, find};
+
+/// Installs Chromium, which follows links in a test, if it isn't there.
+///
+/// # Errors
+/// If it isn't there and can't be installed: what to do.
+pub(crate) fn install_browser() -> Outcome {
+    if find("chromium").is_some() {
+        return Ok(());
+    }
+    install("chromium", "Chromium is needed for the tests; install it so that `chromium` is on PATH")?;
+    find("chromium").map(|_| ()).ok_or_else(|| "chromium was installed but isn't on PATH".into())
+}
+
+/// Installs a package.
+///
+/// # Errors
+/// If it can't be installed: the advice.
+pub(crate) fn install(package: &str, advice: &str) -> Outcome {
+    apt_get(&["update"], advice)?;
+    apt_get(&["install", "--yes", "--no-install-recommends", package], advice)
+}
+
+fn apt_get(arguments: &[&str], advice: &str) -> Outcome {
+    let apt_get = find("apt-get").ok_or(advice)?;
+    // `sudo -n` asks no question; as root there may be no sudo at all.
+    let mut run = match find("sudo") {
+        Some(sudo) => {
+            let mut run = Command::new(sudo);
+            run.args(["-n", "env", "DEBIAN_FRONTEND=noninteractive"]).arg(apt_get);
+            run
+        }
+        None => Command::new(apt_get),
+    };
+    run.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+    command(&mut run, Show::OnFailure).map_err(|error| -> Box<dyn Error> { format!("{advice}\n{error}").into() })
+}
