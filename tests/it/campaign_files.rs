@@ -71,7 +71,6 @@ impl Command<'_> {
         path.display().to_string()
     }
 
-    #[track_caller]
     async fn apply(&self, text: &str, more: &[&str]) -> (bool, String) {
         let file = self.file(text);
         let (is_good, said) = self.run(&[&["apply", file.as_str()], more].concat()).await;
