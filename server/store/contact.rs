@@ -1,5 +1,7 @@
 //! Contacts.
 
+use std::collections::HashSet;
+
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType, OnConflict};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QueryResult,
@@ -245,6 +247,37 @@ pub async fn update(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Resul
         .await
         .on_unique(|| lost_race("email"))?;
     if result.rows_affected == 0 { Err(Error::EtagMismatch { resource: "contact" }) } else { Ok(()) }
+}
+
+/// Writes the values of contacts that exist, each with its version raised by one. Answers with those that nobody else has
+/// changed meanwhile; the others stay as they are.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn update_values(tx: &Tx, contacts: &[&Contact]) -> Result<HashSet<ContactId>> {
+    if contacts.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut contacts = contacts.to_vec();
+    // In one order everywhere, so that two transactions wait for each other instead of locking up.
+    contacts.sort_unstable_by_key(|contact| contact.id);
+    let json = |contact: &&Contact| serde_json::to_string(&contact.values).map_err(Error::internal);
+    let values: Vec<String> = contacts.iter().map(json).collect::<Result<_>>()?;
+    let rows = Bulk::new(tx.db())
+        .uuid("changed_id", contacts.iter().map(|contact| contact.id.0))
+        .int("new_version", contacts.iter().map(|contact| contact.version))
+        .int("new_updated_us", contacts.iter().map(|contact| contact.updated.0))
+        .text("new_values", values)
+        .query(tx.db(), |rows| {
+            format!(
+                "UPDATE contacts SET field_values = r.new_values, version = r.new_version, updated_us = r.new_updated_us \
+                 FROM {rows} WHERE contacts.id = r.changed_id AND contacts.version = r.new_version - 1 \
+                 RETURNING contacts.id"
+            )
+        })
+        .await?;
+    rows.iter().map(|row| Ok(ContactId(row.try_get("", "id")?))).collect()
 }
 
 /// Deletes a contact's row; what hangs on it is the caller's to erase.

@@ -17,12 +17,12 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     measure(if arguments.is_empty() { &all } else { arguments })
 }
 
-/// Builds the release server and kills it under load, for a while.
+/// Builds the release server and harms it under load, for a while.
 ///
 /// # Errors
 /// If it can't be built, or if anything was lost.
-pub(crate) fn crash_test(seconds: u64) -> Outcome {
-    measure(&["crash".to_owned(), "--seconds".to_owned(), seconds.to_string()])
+pub(crate) fn crash_test(seconds: u64, harms: &str) -> Outcome {
+    measure(&["crash", "--seconds", &seconds.to_string(), "--harms", harms].map(str::to_owned))
 }
 
 fn measure(arguments: &[String]) -> Outcome {

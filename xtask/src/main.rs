@@ -48,6 +48,10 @@ enum Chore {
         /// How long there is load, on each database.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
+        /// What is done to them: `kills`; `disk`, a full disk, which must be mounted as root; `clock`, steps of the wall
+        /// clock by libfaketime. What can't be done here is skipped, and said.
+        #[arg(long, default_value = "kills")]
+        harms: String,
     },
     /// Write the committed files that are generated from proto/.
     Gen {
@@ -64,7 +68,7 @@ fn main() -> ExitCode {
         Chore::Test { install: true } => check::install(),
         Chore::Test { install: false } => check::run(),
         Chore::Bench { arguments } => bench::run(&arguments),
-        Chore::CrashTest { seconds } => bench::crash_test(seconds),
+        Chore::CrashTest { seconds, harms } => bench::crash_test(seconds, &harms),
         Chore::Gen { check } => generate::run(check),
         Chore::Baseline => check::write_baseline(),
     };

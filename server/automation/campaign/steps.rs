@@ -384,41 +384,71 @@ impl Turn<'_> {
         condition.holds(&facts).map_err(|error| error.to_string())
     }
 
-    /// One by one: each is a change of a contact's whole document.
+    /// Together where nobody changes the contacts meanwhile; those that somebody did, and those of whom several ways are
+    /// here, one by one.
     async fn set(&mut self, settings: Vec<(usize, String, String)>) -> Result<()> {
+        let mut changed: HashMap<ContactId, (usize, Contact)> = HashMap::new();
+        let mut alone = Vec::new();
         for (index, key, value) in settings {
-            if let Err(why) = self.set_one(index, &key, &value).await? {
-                self.fail(index, why);
+            match self.with_value(index, &key, &value) {
+                Ok(Some(contact)) if !changed.contains_key(&contact.id) => {
+                    changed.insert(contact.id, (index, contact));
+                }
+                Ok(Some(_)) => alone.push((index, key, value)),
+                Ok(None) => self.next(index),
+                Err(why) => {
+                    self.fail(index, why);
+                    self.next(index);
+                }
             }
-            self.next(index);
+        }
+        let contacts: Vec<&Contact> = changed.values().map(|(_, contact)| contact).collect();
+        let written = store::contact::update_values(self.tx, &contacts).await?;
+        for (id, (index, contact)) in changed {
+            if written.contains(&id) {
+                self.has_set(index, contact).await?;
+            } else {
+                // It was changed since it was read: the next round reads it again.
+                self.contacts.remove(&id);
+            }
+        }
+        for (index, ..) in alone {
+            // Its contact has just been changed for another way: the next round does it.
+            let id = self.ways.get(index).map(|way| way.enrollment.contact_id);
+            id.and_then(|id| self.contacts.remove(&id));
         }
         Ok(())
     }
 
-    async fn set_one(&mut self, index: usize, key: &str, value: &str) -> Result<Result<(), &'static str>> {
-        let Some(way) = self.ways.get(index) else { return Ok(Ok(())) };
-        let Some(field_type) = way.config.field_type(key) else { return Ok(Err("its field is gone")) };
-        let Ok(value) = FieldValue::parse_or_clear(field_type, value) else {
-            return Ok(Err("its value doesn't fit the field any more"));
-        };
-        let (workspace, which) = way.key();
-        let Some(mut contact) = store::contact::lock(self.tx, workspace, &which).await? else { return Ok(Ok(())) };
-        let before = (contact.status, contact.values.clone());
+    /// A way's contact with a value set, its version raised; `None` if it has the value already.
+    fn with_value(&self, index: usize, key: &str, value: &str) -> Result<Option<Contact>, &'static str> {
+        let Some(way) = self.ways.get(index) else { return Ok(None) };
+        let field_type = way.config.field_type(key).ok_or("its field is gone")?;
+        let value = FieldValue::parse_or_clear(field_type, value).map_err(|_| "its value doesn't fit the field")?;
+        let Some(contact) = self.contacts.get(&way.enrollment.contact_id) else { return Ok(None) };
+        let mut changed = Contact::clone(contact);
         match value {
-            Some(value) => drop(contact.values.insert(key.to_owned(), value.to_stored())),
-            None => drop(contact.values.remove(key)),
+            Some(value) => drop(changed.values.insert(key.to_owned(), value.to_stored())),
+            None => drop(changed.values.remove(key)),
         }
-        if contact.values != before.1 {
-            contact.version += 1;
-            contact.updated = self.tx.now();
-            store::contact::update(self.tx, workspace, &contact).await?;
-            let changed = Change::Updated(before.0);
-            let changed = changes(self.tx, (workspace, &way.config), &contact, changed, &way.origin());
-            note(self.tx, &changed).await?;
-            self.caused.extend(changed);
-            self.contacts.insert(contact.id, Arc::new(contact));
+        if changed.values == contact.values {
+            return Ok(None);
         }
-        Ok(Ok(()))
+        changed.version += 1;
+        changed.updated = self.tx.now();
+        Ok(Some(changed))
+    }
+
+    async fn has_set(&mut self, index: usize, contact: Contact) -> Result<()> {
+        if let Some(way) = self.ways.get(index) {
+            let change = Change::Updated(contact.status);
+            let heard = changes(self.tx, (way.enrollment.workspace_id, &way.config), &contact, change, &way.origin());
+            note(self.tx, &heard).await?;
+            self.caused.extend(heard);
+        }
+        self.contacts.insert(contact.id, Arc::new(contact));
+        self.next(index);
+        Ok(())
     }
 
     async fn start(&mut self, starts: &[(usize, CampaignId)]) -> Result<()> {

@@ -159,17 +159,20 @@ impl Database {
         .await
     }
 
-    /// A table `s` of the numbers `n` from 0 on, and the expression of a UUIDv7 of each number.
+    /// A table `s` of the numbers `n` from 0 on, and the expression of a UUIDv7 of each number: as of rows that were made
+    /// one a millisecond until now. In any other order they would be scattered over the indexes as real rows never are; older
+    /// ones would be looked at as what may be removed.
     pub(crate) fn series(&self, count: usize) -> (String, String) {
         if self.postgres.is_some() {
-            let id =
-                "('019000000000' || '7' || lpad(to_hex(n % 4096), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid";
-            return (format!("generate_series(0::bigint, {count} - 1) AS s(n)"), id.to_owned());
+            let millis = format!("(extract(epoch FROM now()) * 1000)::bigint - {count} + n");
+            let id = format!("(lpad(to_hex({millis}), 12, '0') || '7000' || '8' || repeat('0', 15))::uuid");
+            return (format!("generate_series(0::bigint, {count} - 1) AS s(n)"), id);
         }
         let series = format!(
             "(WITH RECURSIVE t(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM t WHERE n < {count} - 1) SELECT n FROM t) AS s"
         );
-        (series, "unhex('019000000000' || printf('7%03x8%015x', n % 4096, n))".to_owned())
+        let id = format!("unhex(printf('%012x', unixepoch() * 1000 - {count} + n) || '70008000000000000000')");
+        (series, id)
     }
 
     /// The expression of a number as text.
@@ -177,9 +180,14 @@ impl Database {
         if self.postgres.is_some() { format!("({number})::text") } else { format!("CAST({number} AS TEXT)") }
     }
 
-    /// Lets the database know what is in its tables now, as it would find out by itself in time.
-    pub(crate) async fn analyze(&self) -> Result<(), Failure> {
-        if self.postgres.is_some() { self.execute_alone("VACUUM ANALYZE").await } else { Ok(()) }
+    /// Lets the database know what is in its tables now, and write back what was put into them, as it would by itself in
+    /// time: neither is part of what is measured next.
+    pub(crate) async fn settle(&self) -> Result<(), Failure> {
+        if self.postgres.is_none() {
+            return Ok(());
+        }
+        self.execute_alone("VACUUM ANALYZE").await?;
+        self.execute_alone("CHECKPOINT").await
     }
 
     /// A session that is idle in a transaction with a snapshot, for as long as this is held.

@@ -3,8 +3,10 @@
 //! What there is much of is inserted by hand: a delivery that waits, or its attempts, copied from one that was made
 //! through the API.
 
+mod wake;
+
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use taghook_client::Start;
@@ -14,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::database::{Database, Kind};
 use crate::load::Load;
-use crate::report::{Row, percentile_ms, table};
+use crate::report::{Row, percentile_ms, shown, table};
 use crate::server::{PATTERN, Server, prepare};
 use crate::sink::Sink;
 use crate::{Databases, Failure, meter};
@@ -37,13 +39,13 @@ pub(crate) struct Options {
     /// How many streams watch
     #[arg(long, default_value_t = 1_000)]
     watchers: usize,
-    /// Only what has this in its name: queue, log, watchers, snapshot
+    /// Only what has this in its name: queue (in a lane, in the common queue), log, watchers, wake, snapshot
     #[arg(long, default_value = "")]
     only: String,
 }
 
 /// The state of a delivery that was delivered, as rows have it.
-const DELIVERED: i16 = 4;
+pub(crate) const DELIVERED: i16 = 4;
 /// How many deliveries the small queue has, and of how many the rate is taken.
 const SMALL_QUEUE: usize = 10_000;
 /// How many attempts the small log has.
@@ -66,8 +68,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let mut rows = Vec::new();
     for kind in options.database.kinds() {
         let wanted = |what: &str| what.contains(&options.only);
-        if wanted("queue") {
-            for place in [Place::Lane, Place::Common] {
+        for place in [Place::Lane, Place::Common] {
+            if wanted(&format!("queue {}", place.name())) {
                 for waiting in [SMALL_QUEUE, options.waiting] {
                     rows.push(shown(queue(options, *kind, waiting, place).await?));
                 }
@@ -76,6 +78,13 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
         if wanted("watchers") {
             for watchers in [0, 1, options.watchers] {
                 rows.push(shown(watched(options, *kind, watchers).await?));
+            }
+        }
+        if wanted("wake") {
+            for watchers in [1, 10] {
+                for row in wake::measure(&options.server, *kind, watchers).await? {
+                    rows.push(shown(row));
+                }
             }
         }
         if wanted("snapshot") && *kind == Kind::Postgres {
@@ -93,25 +102,20 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn shown(row: Row) -> Row {
-    eprintln!("{}", table(std::slice::from_ref(&row)).lines().last().unwrap_or_default());
-    row
-}
-
 /// A server with its tag, webhook and contacts, and one delivery that was delivered.
-struct Scene {
-    sink: Sink,
-    server: Server,
-    database: Database,
-    load: Load,
+pub(crate) struct Scene {
+    pub(crate) sink: Sink,
+    pub(crate) server: Server,
+    pub(crate) database: Database,
+    pub(crate) load: Load,
     kind: Kind,
 }
 
 impl Scene {
-    async fn new(options: &Options, kind: Kind, contacts: usize) -> Result<Self, Failure> {
+    pub(crate) async fn new(program: &Path, kind: Kind, contacts: usize) -> Result<Self, Failure> {
         let sink = Sink::start(contacts).await?;
         let database = Database::new(kind, "").await?;
-        let server = Server::start(&options.server, &database).await?;
+        let server = Server::start(program, &database).await?;
         let tag_id = prepare(&server.client()?, &sink).await?;
         database.add_contacts(PATTERN, contacts).await?;
         let load = Load { clients: vec![server.client()?], tag_id, with_request_id: false };
@@ -125,7 +129,7 @@ impl Scene {
         }
     }
 
-    async fn arrived(&self, count: usize) -> Result<(), Failure> {
+    pub(crate) async fn arrived(&self, count: usize) -> Result<(), Failure> {
         let awaited = timeout(PATIENCE, self.sink.wait_for(count)).await;
         Ok(awaited.map_err(|_| format!("{} of {count} webhooks came", self.sink.arrived()))?)
     }
@@ -155,7 +159,7 @@ impl Scene {
 
 /// Where deliveries wait.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     /// In the common queue: retries that are due, or what was never looked at. Those that their endpoint has no room for move
     /// to its lane.
     Common,
@@ -165,7 +169,7 @@ enum Place {
 
 impl Place {
     /// As rows have it.
-    fn code(self) -> i16 {
+    pub(crate) fn code(self) -> i16 {
         match self {
             Self::Common => 0,
             Self::Lane => 1,
@@ -182,7 +186,7 @@ impl Place {
 
 /// The rate of sending what waits, with so many waiting.
 async fn queue(options: &Options, kind: Kind, waiting: usize, place: Place) -> Result<Row, Failure> {
-    let mut scene = Scene::new(options, kind, waiting + 1).await?;
+    let mut scene = Scene::new(&options.server, kind, waiting + 1).await?;
     scene.server.kill_at_once().await?;
     let (series, id) = scene.database.series(waiting);
     let (mark, lane) = (scene.database.text_of_number("n + 1"), place.code());
@@ -196,7 +200,7 @@ async fn queue(options: &Options, kind: Kind, waiting: usize, place: Place) -> R
              FROM deliveries, {series} WHERE state = {DELIVERED}"
         ))
         .await?;
-    scene.database.analyze().await?;
+    scene.database.settle().await?;
     scene.server = Server::start(&options.server, &scene.database).await?;
     // The first of them, while the others still wait.
     let counted = SMALL_QUEUE.min(waiting);
@@ -217,7 +221,7 @@ async fn queue(options: &Options, kind: Kind, waiting: usize, place: Place) -> R
 
 /// Full speed with streams that watch everything.
 async fn watched(options: &Options, kind: Kind, watchers: usize) -> Result<Row, Failure> {
-    let scene = Scene::new(options, kind, 1 + CALLS).await?;
+    let scene = Scene::new(&options.server, kind, 1 + CALLS).await?;
     let mut streams = JoinSet::new();
     // A connection has room for 2,000 streams.
     let client = scene.server.client()?;
@@ -245,7 +249,7 @@ async fn watched(options: &Options, kind: Kind, watchers: usize) -> Result<Row, 
 
 /// Full speed while another session holds a snapshot, so that nothing of what is finished can be removed.
 async fn snapshot(options: &Options) -> Result<Row, Failure> {
-    let scene = Scene::new(options, Kind::Postgres, 1 + 3 * CALLS).await?;
+    let scene = Scene::new(&options.server, Kind::Postgres, 1 + 3 * CALLS).await?;
     let holder = scene.database.hold_snapshot().await?;
     // What is measured comes after what it keeps from being removed.
     scene.full_speed("", 1..1 + 2 * CALLS).await?;
@@ -256,7 +260,7 @@ async fn snapshot(options: &Options) -> Result<Row, Failure> {
 
 /// Reads with so many attempts stored.
 async fn log(options: &Options, kind: Kind, attempts: usize) -> Result<Vec<Row>, Failure> {
-    let mut scene = Scene::new(options, kind, 1 + READS).await?;
+    let mut scene = Scene::new(&options.server, kind, 1 + READS).await?;
     let client = scene.server.client()?;
     let request = v1::ListDeliveriesRequest { page_size: 1, ..Default::default() };
     let first = client.deliveries().list_deliveries(request).await?.into_inner().deliveries.remove(0);
@@ -287,7 +291,7 @@ async fn log(options: &Options, kind: Kind, attempts: usize) -> Result<Vec<Row>,
             ))
             .await?;
     }
-    scene.database.analyze().await?;
+    scene.database.settle().await?;
     scene.server = Server::start(&options.server, &scene.database).await?;
     scene.load.clients = vec![scene.server.client()?];
     let client = scene.server.client()?;

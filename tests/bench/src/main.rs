@@ -4,7 +4,8 @@
 //! - [`server`]: the built program as its own process, on a new [`database`].
 //! - [`load`]: the generator, through the Rust client. [`sink`]: where the webhooks go; it answers at once.
 //! - [`speed`]: the runs of the table. [`growth`]: the same beside much that waits, is stored, or watches. [`limits`]: what generator, sink, gRPC and database can do without the server.
-//! - [`crash`]: load while everything is killed, and the count of what came.
+//! - [`fairness`]: one endpoint that keeps up, beside others that don't.
+//! - [`crash`]: load while everything is killed, and the count of what came; a full [`disk`], a [`fake_clock`].
 //! - [`meter`]: processor time and memory of processes. [`report`]: the table and the JSON.
 //!
 //! Generator and sink are one process beside the server's, all of them on the same machine. Nothing here fails for being
@@ -21,6 +22,9 @@
 
 mod crash;
 mod database;
+mod disk;
+mod fairness;
+mod fake_clock;
 mod growth;
 mod limits;
 mod load;
@@ -58,6 +62,8 @@ enum Command {
     Speed(Options),
     /// How the cost grows with what is stored, and with who watches
     Growth(growth::Options),
+    /// An endpoint that keeps up, alone and beside others that don't
+    Fairness(fairness::Options),
     /// Load while servers and database are killed: nothing may be lost or stuck
     Crash(crash::Options),
     /// A gRPC service that does nothing, for the limits
@@ -116,6 +122,7 @@ async fn main() -> ExitCode {
     let ended = match Args::parse().command {
         Command::Speed(options) => speed::run(&options).await,
         Command::Growth(options) => growth::run(&options).await,
+        Command::Fairness(options) => fairness::run(&options).await,
         Command::Crash(options) => crash::run(&options).await,
         Command::Noop => noop::serve().await,
     };

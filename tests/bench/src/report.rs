@@ -1,8 +1,11 @@
 //! What was measured, as a table and as JSON.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
+
+use crate::Failure;
 
 /// One row of the table: medians over the rounds. What wasn't measured is absent.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -19,6 +22,10 @@ pub(crate) struct Row {
     pub(crate) p50_ms: Option<f64>,
     /// From the call to the arrival of the webhook, in milliseconds.
     pub(crate) p99_ms: Option<f64>,
+    /// [`Self::p50_ms`] over that of the window before, which was undisturbed.
+    pub(crate) p50_ratio: Option<f64>,
+    /// [`Self::p99_ms`] over that of the window before, which was undisturbed.
+    pub(crate) p99_ratio: Option<f64>,
     /// From the call to its answer, in milliseconds.
     pub(crate) answer_p50_ms: Option<f64>,
     /// From the call to its answer, in milliseconds.
@@ -37,14 +44,25 @@ pub(crate) struct Row {
     pub(crate) peak_rss_mib: Option<f64>,
 }
 
+impl Row {
+    /// The same, with its latencies over those of a row that was measured before.
+    pub(crate) fn over(self, before: &Self) -> Self {
+        let ratio = |now: Option<f64>, before: Option<f64>| now.zip(before).map(|(now, before)| now / before);
+        let (p50_ratio, p99_ratio) = (ratio(self.p50_ms, before.p50_ms), ratio(self.p99_ms, before.p99_ms));
+        Self { p50_ratio, p99_ratio, ..self }
+    }
+}
+
 /// A column's name, its value in a row, and its decimals.
 type Column = (&'static str, fn(&Row) -> Option<f64>, usize);
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 14] = [
     ("accepted/s", |row| row.accepted_per_s, 0),
     ("delivered/s", |row| row.delivered_per_s, 0),
     ("p50 ms", |row| row.p50_ms, 2),
     ("p99 ms", |row| row.p99_ms, 2),
+    ("p50 ratio", |row| row.p50_ratio, 2),
+    ("p99 ratio", |row| row.p99_ratio, 2),
     ("answer p50", |row| row.answer_p50_ms, 2),
     ("answer p99", |row| row.answer_p99_ms, 2),
     ("server CPU s/1000", |row| row.server_cpu_s, 3),
@@ -75,6 +93,21 @@ pub(crate) fn table(rows: &[Row]) -> String {
     text
 }
 
+/// Shows a row as it comes.
+pub(crate) fn shown(row: Row) -> Row {
+    eprintln!("{}", table(std::slice::from_ref(&row)).lines().last().unwrap_or_default());
+    row
+}
+
+/// Prints the table, and writes the JSON if it has a file.
+pub(crate) fn print(rows: &[Row], json: Option<&Path>) -> Result<(), Failure> {
+    println!("{}", table(rows));
+    if let Some(file) = json {
+        std::fs::write(file, serde_json::to_string_pretty(rows)?)?;
+    }
+    Ok(())
+}
+
 /// The medians of the same row in several rounds.
 pub(crate) fn medians(rounds: &[Row]) -> Row {
     let Some(first) = rounds.first() else { return Row::default() };
@@ -90,6 +123,8 @@ pub(crate) fn medians(rounds: &[Row]) -> Row {
         delivered_per_s: median(|row| row.delivered_per_s),
         p50_ms: median(|row| row.p50_ms),
         p99_ms: median(|row| row.p99_ms),
+        p50_ratio: median(|row| row.p50_ratio),
+        p99_ratio: median(|row| row.p99_ratio),
         answer_p50_ms: median(|row| row.answer_p50_ms),
         answer_p99_ms: median(|row| row.answer_p99_ms),
         server_cpu_s: median(|row| row.server_cpu_s),

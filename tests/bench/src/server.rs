@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use crate::Failure;
 use crate::database::Database;
+use crate::fake_clock::FakeClock;
 use crate::sink::Sink;
 
 /// The contact that others are copied from.
@@ -28,6 +29,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program on a database and waits until it serves.
     pub(crate) async fn start(program: &Path, database: &Database) -> Result<Self, Failure> {
+        Self::start_with(program, database, None).await
+    }
+
+    /// The same, with a clock of its own.
+    pub(crate) async fn start_with(
+        program: &Path,
+        database: &Database,
+        clock: Option<&FakeClock>,
+    ) -> Result<Self, Failure> {
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--allow-egress", "127.0.0.0/8"])
@@ -35,6 +45,7 @@ impl Server {
             .env("TAGHOOK_DATA_DIR", database.folder())
             .env("TAGHOOK_DATABASE_URL", database.url())
             .env("TAGHOOK_LOG_FORMAT", "json")
+            .envs(clock.map(FakeClock::environment).into_iter().flatten())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -110,22 +121,33 @@ pub(crate) async fn prepare(client: &Client, sink: &Sink) -> Result<String, Fail
     };
     let request = v1::CreateContactRequest { contact: Some(contact), ..Default::default() };
     client.contacts().create_contact(request).await?;
-    let tag = Tag { name: "bench".to_owned(), ..Default::default() };
-    let request = v1::CreateTagRequest { tag: Some(tag), ..Default::default() };
-    let tag = client.tags().create_tag(request).await?.into_inner();
+    let tag_id = add_tag(client, "bench").await?;
     let mut parameters: Vec<Parameter> =
         values.iter().map(|(key, _)| parameter(key, Source::ContactField((*key).to_owned()))).collect();
     parameters.push(parameter("note", Source::StaticValue("what every request says, ".repeat(7))));
     let webhook = Webhook {
         name: "bench".to_owned(),
         url: sink.url(),
-        activation_tag_ids: vec![tag.id.clone()],
+        activation_tag_ids: vec![tag_id.clone()],
         events: vec![WebhookEvent { parameters, ..Default::default() }],
         ..Default::default()
     };
+    add_webhook(client, webhook).await?;
+    Ok(tag_id)
+}
+
+/// Makes a tag; answers with its id.
+pub(crate) async fn add_tag(client: &Client, name: &str) -> Result<String, Failure> {
+    let tag = Tag { name: name.to_owned(), ..Default::default() };
+    let request = v1::CreateTagRequest { tag: Some(tag), ..Default::default() };
+    Ok(client.tags().create_tag(request).await?.into_inner().id)
+}
+
+/// Makes a webhook.
+pub(crate) async fn add_webhook(client: &Client, webhook: Webhook) -> Result<(), Failure> {
     let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..Default::default() };
     client.webhooks().create_webhook(request).await?;
-    Ok(tag.id)
+    Ok(())
 }
 
 fn parameter(name: &str, source: Source) -> Parameter {

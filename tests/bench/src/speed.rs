@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::database::{Database, Kind};
 use crate::load::{Answered, Load};
-use crate::report::{Row, medians, percentile_ms, table};
+use crate::report::{Row, medians, percentile_ms, print, shown};
 use crate::server::{PATTERN, Server, prepare};
 use crate::sink::Sink;
 use crate::{Failure, Options, limits, meter};
@@ -52,16 +52,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     let rows: Vec<Row> = (0..count)
         .map(|index| medians(&rows.iter().filter_map(|round| round.get(index).cloned()).collect::<Vec<_>>()))
         .collect();
-    println!("{}", table(&rows));
-    if let Some(file) = &options.json {
-        std::fs::write(file, serde_json::to_string_pretty(&rows)?)?;
-    }
-    Ok(())
-}
-
-fn shown(row: Row) -> Row {
-    eprintln!("{}", table(std::slice::from_ref(&row)).lines().last().unwrap_or_default());
-    row
+    print(&rows, options.json.as_deref())
 }
 
 /// SQL statements for each delivery, as PostgreSQL counts them.
@@ -215,9 +206,9 @@ impl<'a> Bench<'a> {
             server_cpu_s: Some((after.server_s - before.server_s) / count * 1e3),
             database_cpu_s: self.database.pid().map(|_| (after.database_s - before.database_s) / count * 1e3),
             load_cpu_s: Some((after.load_s - before.load_s) / count * 1e3),
-            statements: None,
             rss_mib: Some(rss),
             peak_rss_mib: Some(peak),
+            ..Row::default()
         })
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
+use taghook_client::Client;
+use taghook_client::v1::campaign::Reentry;
 use taghook_client::v1::enrollment::State;
 use taghook_client::v1::list_enrollments_request::Filter;
 use taghook_client::v1::{
-    Contact, EnrollContactRequest, ListContactsRequest, ListEnrollmentsRequest, Tag, list_contacts_request,
+    Contact, ListContactsRequest, ListEnrollmentsRequest, Tag, UpsertContactRequest, list_contacts_request,
 };
 use tokio::task::JoinSet;
 
-use super::{ask, assign, call, campaign, exit, node, set};
+use super::{activate, ask, assign, call, create, draft, exit, node, set};
 use crate::support::{Api, Database, Process, Receiver, both, within};
 
 const CONTACTS: usize = 10_000;
@@ -17,27 +19,13 @@ const CONTACTS: usize = 10_000;
 const CALLERS: usize = 32;
 const KILLS: usize = 4;
 
-/// Contacts, of which every third one lives in Bonn.
-async fn contacts(api: &Api) -> Vec<String> {
-    let mut calls = JoinSet::new();
-    let mut ids = Vec::with_capacity(CONTACTS);
-    for index in 0..CONTACTS {
-        if calls.len() == CALLERS {
-            ids.push(calls.join_next().await.expect("a call").expect("its end"));
-        }
-        let client = api.client.clone();
-        calls.spawn(async move {
-            let city = if index % 3 == 0 { "Bonn" } else { "Berlin" };
-            let values = [("city".to_owned(), city.to_owned())].into();
-            let contact = Contact { email: format!("c{index}@example.com"), values, ..Default::default() };
-            let request = taghook_client::v1::CreateContactRequest { contact: Some(contact), ..Default::default() };
-            client.contacts().create_contact(request).await.expect("a contact").into_inner().id
-        });
-    }
-    while let Some(id) = calls.join_next().await {
-        ids.push(id.expect("its end"));
-    }
-    ids
+/// Creates a contact with the campaign's tag; every third one lives in Bonn. Answers with whether it must be done again.
+async fn enter(client: Client, tag: String, index: usize) -> Option<usize> {
+    let city = if index.is_multiple_of(3) { "Bonn" } else { "Berlin" };
+    let values = [("city".to_owned(), city.to_owned())].into();
+    let contact = Contact { email: format!("c{index}@example.com"), values, ..Default::default() };
+    let request = UpsertContactRequest { contact: Some(contact), tag_ids: vec![tag], ..Default::default() };
+    client.contacts().upsert_contact(request).await.is_err().then_some(index)
 }
 
 /// How many contacts hold a tag.
@@ -70,9 +58,9 @@ both! {
     async fn every_contact_ends_where_it_should_whatever_is_killed(database: Database) {
         let mut receiver = Receiver::start().await;
         let mut server = Process::serve(&database).await;
-        let ids = contacts(&server).await;
-        let (local, other, never) =
-            (server.tag("local").await, server.tag("other").await, server.tag("never").await);
+        let tag = async |name: &str| server.tag(name).await;
+        let (begin, local, other, never) =
+            (tag("begin").await, tag("local").await, tag("other").await, tag("never").await);
         let webhook = server.webhook(&receiver, &never, |webhook| webhook.max_concurrency = 256).await;
         let nodes = vec![
             ask("ask", "contact.fields.city == 'Bonn'", "local", "other"),
@@ -82,21 +70,17 @@ both! {
             node("call", "exit", call(&webhook)),
             exit(),
         ];
-        let campaign = campaign(&server, "c", None, nodes).await;
-        let mut calls = JoinSet::new();
-        let mut open: Vec<String> = ids;
+        let mut draft = draft("c", Some(&begin), nodes);
+        draft.reentry = Reentry::Never.into();
+        let campaign = activate(&server, &create(&server, draft).await).await;
+        let (mut open, mut calls) = ((0..CONTACTS).collect::<Vec<_>>(), JoinSet::new());
         let (mut kills, mut seen) = (0, HashMap::<String, usize>::new());
         // Contacts enter while the server is killed; whoever got no answer is sent again, and let in once.
         while !open.is_empty() || !calls.is_empty() {
-            while calls.len() < CALLERS && let Some(contact_id) = open.pop() {
-                let (client, id) = (server.client.clone(), campaign.id.clone());
-                calls.spawn(async move {
-                    let request = EnrollContactRequest { id, contact_id: contact_id.clone(), ..Default::default() };
-                    client.campaigns().enroll_contact(request).await.map_or(Some(contact_id), |_| None)
-                });
+            while calls.len() < CALLERS && let Some(index) = open.pop() {
+                calls.spawn(enter(server.client.clone(), begin.id.clone(), index));
             }
-            let refused = within("an answer", calls.join_next()).await.expect("a call").expect("its end");
-            open.extend(refused);
+            open.extend(within("an answer", calls.join_next()).await.expect("a call").expect("its end"));
             while let Some(received) = receiver.try_recv() {
                 *seen.entry(received.webhook_id().to_owned()).or_default() += 1;
             }
@@ -109,14 +93,11 @@ both! {
                 server = Process::serve(&database).await;
             }
         }
+        while seen.len() < CONTACTS {
+            *seen.entry(receiver.recv().await.webhook_id().to_owned()).or_default() += 1;
+        }
         within("the end of all ways", async { while !first(&server, &campaign.id, State::Running).await.is_empty() {} })
             .await;
-        within("all requests", async {
-            while seen.len() < CONTACTS {
-                *seen.entry(receiver.recv().await.webhook_id().to_owned()).or_default() += 1;
-            }
-        })
-        .await;
         assert_eq!(kills, KILLS);
         let bonn = CONTACTS.div_ceil(3);
         assert_eq!((holders(&server, &local).await, holders(&server, &other).await), (bonn, CONTACTS - bonn));

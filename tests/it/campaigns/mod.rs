@@ -118,12 +118,13 @@ async fn ended(api: &Api, campaign: &Campaign) -> Vec<Enrollment> {
     .await
 }
 
-/// Waits until the one way through a campaign stands at a node.
+/// Waits until the one way through a campaign stands at a node, and its wait has begun.
 async fn stands_at(api: &Api, campaign: &Campaign, node: &str) -> Enrollment {
     within("the contact at its node", async {
         loop {
             let way = enrollments(api, campaign).await.into_iter().find(|way| way.state() == State::Running);
-            if let Some(way) = way.filter(|way| way.node == node) {
+            let has_begun = |way: &Enrollment| way.due_time != way.create_time;
+            if let Some(way) = way.filter(|way| way.node == node && has_begun(way)) {
                 return way;
             }
         }
