@@ -22,10 +22,11 @@ struct Theirs {
     event: String,
     replay: String,
     smart_link: String,
+    campaign: String,
 }
 
 impl Theirs {
-    fn all(&self) -> [&str; 9] {
+    fn all(&self) -> [&str; 10] {
         [
             &self.contact,
             &self.tag,
@@ -36,6 +37,7 @@ impl Theirs {
             &self.event,
             &self.replay,
             &self.smart_link,
+            &self.campaign,
         ]
     }
 
@@ -48,7 +50,7 @@ impl Theirs {
         };
         Some(match kind {
             "contact" | "Contact" => &self.contact,
-            "tag" | "activation_tag" | "Tag" => &self.tag,
+            "tag" | "activation_tag" | "start_tag" | "assign_tag" | "remove_tag" | "Tag" => &self.tag,
             "webhook" | "Webhook" => &self.webhook,
             "webhook_event" | "WebhookEvent" => &self.webhook_event,
             "delivery" | "Delivery" => &self.delivery,
@@ -56,6 +58,7 @@ impl Theirs {
             "Event" => &self.event,
             "Replay" => &self.replay,
             "smart_link" | "SmartLink" => &self.smart_link,
+            "campaign" | "Campaign" => &self.campaign,
             other => panic!("whose id is {other} ({field} of {message})? Say so here"),
         })
     }
@@ -146,7 +149,10 @@ async fn theirs(t: &Taghook) -> Theirs {
     let replay = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
     let link = v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };
     let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
+    let campaign = v1::Campaign { name: "onboarding".into(), ..Default::default() };
+    let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
     Theirs {
+        campaign: t.client.campaigns().create_campaign(campaign).await.expect("a campaign").into_inner().id,
         smart_link: t.client.smart_links().create_smart_link(link).await.expect("a link").into_inner().id,
         replay: t.client.deliveries().create_replay(replay).await.expect("a replay").into_inner().id,
         contact: contact.id,
@@ -162,16 +168,18 @@ async fn theirs(t: &Taghook) -> Theirs {
 /// What a method answers that is given the ids of another workspace.
 fn expected(method: &MethodDescriptor) -> Code {
     match method.name() {
-        // They name nothing that exists, but for a webhook's tags, which are fields of it.
-        "CreateWebhook" => Code::InvalidArgument,
-        "CreateContact" | "CreateField" | "CreateTag" | "CreateSmartLink"
+        // They name nothing that exists, but for the tags of a webhook and of a tag's effects, which are fields of it.
+        "CreateWebhook" | "CreateTag" => Code::InvalidArgument,
+        "CreateContact" | "CreateField" | "CreateSmartLink"
+        // A draft may name what isn't there.
+        | "CreateCampaign"
         // Each item has an answer of its own.
         | "BatchTagContacts" | "BatchRecordEvents"
         // The same for all.
         | "ListEventTypes"
         // Filters that nothing of the workspace fits.
         | "ListContacts" | "ListTags" | "ListFields" | "ListWebhooks" | "ListDeliveries"
-        | "ListReplays" | "ListSmartLinks" => Code::Ok,
+        | "ListReplays" | "ListSmartLinks" | "ListCampaigns" => Code::Ok,
         "StreamOutcomes" => Code::DeadlineExceeded,
         _ => Code::NotFound,
     }
@@ -258,6 +266,15 @@ both! {
             let data = String::from_utf8_lossy(&answer.data);
             if method.name().starts_with("Batch") {
                 assert!(data.contains("NOT_FOUND"), "{data}");
+            } else if method.name() == "CreateCampaign" {
+                // The draft says what it was given. To make it run, theirs would have to be ours.
+                let id = answer.message::<v1::Campaign>().id;
+                let request = v1::ActivateCampaignRequest { id, ..Default::default() };
+                let refused = t.client_with(Some(&secret)).campaigns().activate_campaign(request).await;
+                let error: Error = check_error(refused, Code::InvalidArgument, ErrorReason::InvalidFields);
+                for field in ["campaign.start_tag_id", "campaign.nodes[0].stop_campaign.campaign_id"] {
+                    assert!(error.violations.iter().any(|violation| violation.field == field), "{field}: {error:?}");
+                }
             } else {
                 assert!(theirs.all().iter().all(|id| !data.contains(id)), "{}: {data}", path(&method));
             }

@@ -301,6 +301,9 @@ both! {
         };
         let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
         let link = t.client.smart_links().create_smart_link(link).await.unwrap().into_inner();
+        let campaign = v1::Campaign { name: "onboarding".into(), ..Default::default() };
+        let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
+        let campaign = t.client.campaigns().create_campaign(campaign).await.unwrap().into_inner();
         let (key, root, raw) = (t.key(), t.database().key("root.key"), t.raw().await);
         let mut found = Vec::new();
         for method in methods() {
@@ -311,6 +314,7 @@ both! {
                 "ContactService" => (&key, &contact.id),
                 "FieldService" => (&key, &field.id),
                 "SmartLinkService" => (&key, &link.id),
+                "CampaignService" => (&key, &campaign.id),
                 _ => (&key, &tag.id),
             };
             for etag in ["v9999", "v0", "x", "é"] {
@@ -323,7 +327,7 @@ both! {
         }
         found.dedup();
         let changes = methods().into_iter().map(|method| method.name().to_owned());
-        let verbs = ["Update", "Delete", "Pause", "Resume", "Rotate"];
+        let verbs = ["Update", "Delete", "Pause", "Resume", "Rotate", "Activate"];
         let expected: Vec<_> = changes.filter(|name| verbs.iter().any(|verb| name.starts_with(verb))).collect();
         assert_eq!(found, expected);
         assert_eq!(t.current(&webhook).await, webhook);

@@ -192,6 +192,8 @@ fn value_breaches(kind: &str, rules: &DynamicMessage) -> Vec<(&'static str, Valu
         ("string", "max_len") => ("string.max_len", text(as_number(bound) + 1)),
         ("string", "max_bytes") => ("string.max_bytes", text(as_number(bound) + 1)),
         ("string", "min_len") => ("string.min_len", text(as_number(bound) - 1)),
+        // What a pattern allows are keys.
+        ("string", "pattern") => ("string.pattern", Value::String("Not a key!".to_owned())),
         ("int32", "gte") => ("int32.gte", int(as_number(bound) - 1)),
         ("int32", "lte") => ("int32.lte", int(as_number(bound) + 1)),
         ("double", "gte") => ("double.gte", Value::F64(as_real(bound) - 0.5)),
@@ -345,6 +347,7 @@ struct Resources {
     field: String,
     workspace: String,
     smart_link: String,
+    campaign: String,
 }
 
 impl Resources {
@@ -357,7 +360,10 @@ impl Resources {
         let link =
             v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };
         let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
+        let campaign = v1::Campaign { name: "onboarding".into(), ..Default::default() };
+        let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
         Self {
+            campaign: t.client.campaigns().create_campaign(campaign).await.unwrap().into_inner().id,
             smart_link: t.client.smart_links().create_smart_link(link).await.unwrap().into_inner().id,
             contact: t.contact("ada@example.com").await.id,
             webhook: t.webhook(&receiver, &tag, |_| {}).await.id,
@@ -375,6 +381,7 @@ impl Resources {
             "Field" => self.field.clone(),
             "Workspace" => self.workspace.clone(),
             "SmartLink" => self.smart_link.clone(),
+            "Campaign" => self.campaign.clone(),
             other => panic!("which {other} can be updated? Say so here"),
         }
     }
