@@ -32,6 +32,8 @@ enum Command {
     Demo,
     /// Receive webhooks and show them: every method, every path
     Receive(cli::receive::Args),
+    /// Keep campaigns as YAML files
+    Campaigns(cli::campaigns::Args),
     /// Migrate the database by hand
     Migrate(MigrateArgs),
     /// Look at the configuration
@@ -109,6 +111,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(flags) => serve(flags).await,
         Command::Demo => cli::demo::run(Environment::system()).await,
         Command::Receive(args) => Ok(cli::receive::run(&args, Clock::system()).await?),
+        Command::Campaigns(args) => cli::campaigns::run(&args).await,
         Command::Migrate(MigrateArgs { step }) => match step {
             Step::Up(flags) => migrate_by_hand(flags, Migration::Up).await,
             Step::Down(flags) => migrate_by_hand(flags, Migration::Down).await,

@@ -2,6 +2,7 @@
 //! HTTP, and nothing of the server's inside.
 
 mod body;
+pub(crate) mod campaigns;
 pub(crate) mod demo;
 pub(crate) mod receive;
 mod receiver;

@@ -30,11 +30,20 @@ async fn the_demo_shows_the_main_job() {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let outcomes: Vec<_> =
         text.lines().filter_map(|line| line.trim().strip_prefix("outcome")?.trim().split(',').next()).collect();
-    assert_eq!(outcomes, ["DELIVERED", "SUPPRESSED", "DELIVERED"], "{text}");
-    for line in ["│ POST /crm/contacts", "│ email = ada@example.com", "│ name  = Ada", "│ ✓ signature valid"]
-    {
+    assert_eq!(outcomes, ["DELIVERED", "SUPPRESSED", "DELIVERED", "DELIVERED"], "{text}");
+    for line in [
+        "│ POST /crm/contacts",
+        "│ email = ada@example.com",
+        "│ name  = Ada",
+        "│ ✓ signature valid",
+        "│ POST /crm/coupons",
+    ] {
         assert!(text.lines().any(|shown| shown.trim() == line), "no line {line:?} in:\n{text}");
     }
+    assert!(
+        text.contains("302") && text.contains("/shop/Ada") && text.contains("has finished after 4 steps"),
+        "{text}"
+    );
     assert!(!text.contains('\u{1b}'), "no colours where there is no terminal");
 }
 

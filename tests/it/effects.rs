@@ -7,7 +7,7 @@ use taghook_client::v1::tag_usage::User;
 use taghook_client::v1::trigger_decision::Decision;
 use taghook_client::v1::{
     BatchTagContactsRequest, CreateTagRequest, DeleteTagRequest, ErrorReason, ListTagUsagesRequest, Tag,
-    TagContactRequest, UpdateTagRequest, UpsertContactRequest,
+    TagContactRequest, TriggerDecision, UpdateTagRequest, UpsertContactRequest,
 };
 
 use tonic_types::StatusExt;
@@ -108,7 +108,7 @@ both! {
             .map(|item| match item.result {
                 Some(taghook_client::v1::batch_tag_contacts_response::result::Result::Response(response)) => {
                     let is_new = response.assignments[0].newly_assigned;
-                    (is_new, response.removed_tag_ids.len(), response.triggers.first().map(|trigger| trigger.decision()))
+                    (is_new, response.removed_tag_ids.len(), response.triggers.first().map(TriggerDecision::decision))
                 }
                 other => panic!("{other:?}"),
             })

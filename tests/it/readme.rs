@@ -36,11 +36,28 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-#[tokio::test]
-async fn every_line_of_the_tour_works_in_an_empty_folder() {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let lines = shell_lines(&readme, "## A tour with grpcurl");
-    assert!(lines.len() > 15, "the tour is gone: {lines:?}");
+/// What a tour printed and left.
+struct Told {
+    stdout: String,
+    stderr: String,
+    folder: tempfile::TempDir,
+}
+
+impl Told {
+    /// What stands in a file that the tour has written.
+    fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+    }
+
+    /// All of it, for whoever has to find out what went wrong.
+    fn story(&self) -> String {
+        let Self { stdout, stderr, .. } = self;
+        format!("stdout:\n{stdout}\nstderr:\n{stderr}\nserver:\n{}", self.file("server.log"))
+    }
+}
+
+/// Runs the lines of a tour in an empty folder, on ports of its own.
+async fn run(lines: &[String]) -> Told {
     let (server, receiver) = (free_port(), free_port());
     let script = lines
         .join("\n")
@@ -62,23 +79,56 @@ async fn every_line_of_the_tour_works_in_an_empty_folder() {
         .kill_on_drop(true)
         .output();
     let output = within_a_minute(run).await;
-    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let story = format!("stdout:\n{stdout}\nstderr:\n{stderr}\nserver:\n{}", read("server.log"));
-    assert!(output.status.code().is_some_and(|code| code != 124), "it hung\n{story}");
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let told = Told { stdout: text(&output.stdout), stderr: text(&output.stderr), folder };
+    assert!(output.status.code().is_some_and(|code| code != 124), "it hung\n{}", told.story());
+    told
+}
 
+#[tokio::test]
+async fn every_line_of_the_tour_works_in_an_empty_folder() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let lines = shell_lines(&readme, "## A tour with grpcurl");
+    assert!(lines.len() > 15, "the tour is gone: {lines:?}");
+    let told = run(&lines).await;
+    let (stdout, stderr, story) = (&told.stdout, &told.stderr, told.story());
     for service in ["taghook.v1.ContactService", "taghook.v1.DeliveryService", "grpc.health.v1.Health"] {
         assert!(stdout.contains(service), "{service} isn't listed\n{story}");
     }
-    let received = read("received.log");
+    let received = told.file("received.log");
     assert!(received.contains("POST") && received.contains("/buyers/Ada"), "{received}\n{story}");
     assert!(stdout.contains("/buyers/Ada"), "`cat received.log` showed nothing\n{story}");
-    let outcomes = read("outcomes.log");
+    let outcomes = told.file("outcomes.log");
     assert!(outcomes.contains("KIND_DELIVERED") && outcomes.contains("KIND_SUPPRESSED"), "{outcomes}\n{story}");
     for field in ["webhook.name", "webhook.url", "webhook.events[0].parameters[0]"] {
         assert!(stderr.contains(field), "{field} isn't named\n{story}");
     }
     assert!(stderr.contains("InvalidArgument"), "{story}");
+}
+
+#[tokio::test]
+async fn every_line_of_the_guide_works_in_an_empty_folder() {
+    let guide = std::fs::read_to_string(Path::new(ROOT).join("docs/guide.md")).unwrap();
+    let lines: Vec<String> =
+        guide.split("\n## ").skip(1).flat_map(|section| shell_lines(&format!("\n## {section}"), "\n## ")).collect();
+    assert!(lines.len() > 40, "the guide is gone: {lines:?}");
+    let told = run(&lines).await;
+    let (stdout, story) = (&told.stdout, told.story());
+    assert!(!told.stderr.contains("ERROR") && !told.stderr.contains("Failed"), "{story}");
+    let received = told.file("received.log");
+    for line in ["GET /shop/produkt-a?name=Ada", "POST /crm/coupons", "POST /crm/buyers"] {
+        assert!(received.contains(line), "no {line:?} in {received}\n{story}");
+    }
+    for shown in [
+        "flowchart TD",
+        "\"clickCount\": \"1\"",
+        "Produkt A gekauft",
+        "Coupon geschickt",
+        "link.clicked",
+        "removedTagIds",
+    ] {
+        assert!(stdout.contains(shown), "no {shown:?}\n{story}");
+    }
 }
 
 fn script_file(folder: &Path, script: &str) -> Stdio {

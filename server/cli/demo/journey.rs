@@ -29,8 +29,7 @@ impl Demo {
         let request = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
         let link = self.client.smart_links().create_smart_link(request).await?.into_inner();
         let campaign = self.campaign(&link).await?;
-        let request =
-            v1::CreateTrackedUrlRequest { smart_link_id: link.id, email: EMAIL.into(), ..Default::default() };
+        let request = v1::CreateTrackedUrlRequest { smart_link_id: link.id, email: EMAIL.into(), ..Default::default() };
         let url = self.client.smart_links().create_tracked_url(request).await?.into_inner().url;
         say(&format!("   {DIM}link{DIM:#}      {url}"))?;
         say(&format!("   {DIM}campaign{DIM:#}  wait {WAIT_SECONDS} s, ask {CONDITION}, call the webhook"))?;
@@ -59,14 +58,10 @@ impl Demo {
         let webhook = v1::Webhook { activation_tag_ids: Vec::new(), ..webhook };
         let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..Default::default() };
         let webhook_id = self.client.webhooks().create_webhook(request).await?.into_inner().id;
-        let node = |key: &str, next: &str, action| CampaignNode {
-            key: key.into(),
-            next: next.into(),
-            action: Some(action),
-        };
+        let node =
+            |key: &str, next: &str, action| CampaignNode { key: key.into(), next: next.into(), action: Some(action) };
         let wait = prost_types::Duration { seconds: WAIT_SECONDS, nanos: 0 };
-        let decision =
-            Decision { condition: CONDITION.into(), then_node: "call".into(), else_node: "end".into() };
+        let decision = Decision { condition: CONDITION.into(), then_node: "call".into(), else_node: "end".into() };
         let nodes = vec![
             node("wait", "ask", Action::Wait(Wait { until: Some(Until::Duration(wait)) })),
             node("ask", "", Action::Decision(decision)),
