@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::fire::Trigger;
+use super::fire::{Trigger, fire};
 use super::react::react;
 use super::{Origin, TriggerDecision};
 use crate::domain::contact::{Contact, ContactStatus};
@@ -148,6 +148,18 @@ pub(super) fn changes(
     heard.map(happening).collect()
 }
 
+/// [`fire`], with what smart tags make of it: for triggers that no tag and no campaign sets off. The caller has taken the
+/// gate.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn trigger(tx: &Tx, triggers: &[Trigger]) -> Result<Vec<TriggerDecision>> {
+    let decisions = fire(tx, triggers).await?;
+    react(tx, triggered(tx, triggers, &decisions)).await?;
+    Ok(decisions)
+}
+
 /// A delivery that has come to its end.
 #[derive(Clone, Debug)]
 pub struct EndedDelivery<'a> {
@@ -157,7 +169,7 @@ pub struct EndedDelivery<'a> {
     pub webhook: &'a Webhook,
     /// What outcomes say of it.
     pub reference: &'a DeliveryRef,
-    /// How it ended: [`WEBHOOK_DELIVERED`] or [`WEBHOOK_EXHAUSTED`].
+    /// How it ended: `webhook.delivered` or `webhook.exhausted`.
     pub event_type: &'static str,
     /// The last attempt's status code, if there was one.
     pub status_code: Option<u16>,

@@ -28,7 +28,7 @@ use uuid::Uuid;
 pub use assign::{assign, refuse_other_kind};
 pub use fire::{CampaignStep, TagMark, Trigger, fire};
 pub use group::GroupCommit;
-pub use happen::{Change, EndedDelivery, Happening, changed, ended, record};
+pub use happen::{Change, EndedDelivery, Happening, changed, ended, record, trigger};
 pub use recording::{Recorded, Recording};
 pub use share::{Shared, run_each};
 pub use unassign::unassign;

@@ -216,13 +216,15 @@ pub async fn requests(store: &Store) -> Result<usize> {
 }
 
 /// The tables that hold a workspace's rows, and their keys; those of the most rows first.
-const TENANT_TABLES: [(&str, &str); 18] = [
+const TENANT_TABLES: [(&str, &str); 20] = [
     ("outcomes", "seq"),
     ("delivery_stats", "workspace_id, webhook_id, bucket_us, metric"),
     ("replays", "id"),
     ("extra_attempts", "id"),
     ("deliveries", "id"),
     ("events", "id"),
+    ("enrollments", "id"),
+    ("campaigns", "id"),
     ("contact_tags", "contact_id, tag_id"),
     ("cooldowns", "webhook_id, contact_id"),
     ("leftovers", "id"),

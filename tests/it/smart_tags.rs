@@ -158,6 +158,20 @@ both! {
         within("the tag of the end", async { while !t.held_tags(&contact).await.contains(&lost.id) {} }).await;
     }
 
+    async fn a_call_that_fires_a_webhook_is_heard_and_a_test_is_not(t: Taghook) {
+        let mut receiver = Receiver::start().await;
+        let contact = t.contact("ada@example.com").await;
+        let webhook = t.webhook(&receiver, &t.tag("never").await, |_| {}).await;
+        let fired = smart_tag(&t, "fired", rule("webhook.triggered", &[("source", "API")], "")).await;
+        smart_tag(&t, "tested", rule("webhook.triggered", &[("source", "TEST")], "")).await;
+        smart_tag(&t, "arrived", rule("webhook.delivered", &[("source", "TEST")], "")).await;
+        t.test(&webhook, &contact).await;
+        assert_eq!(t.held_tags(&contact).await, [""; 0]);
+        t.trigger(&webhook, &contact).await;
+        assert_eq!(t.held_tags(&contact).await, [fired.id.as_str()]);
+        receiver.recv_all(2).await;
+    }
+
     async fn a_loop_of_two_webhooks_stops_and_says_so(t: Taghook) {
         let mut receiver = Receiver::start().await;
         let contact = t.contact("ada@example.com").await;

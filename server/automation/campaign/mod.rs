@@ -2,7 +2,7 @@
 //!
 //! Who is who:
 //! - [`enroll`]: how contacts enter, whatever lets them in.
-//! - [`run`]: the engine. It takes ways that are due and does their steps.
+//! - [`mod@run`]: the engine. It takes ways that are due and does their steps.
 //! - [`steps`]: the steps of many ways in one transaction, in step with each other. All that a step does is a change of the
 //!   database, the deliveries that it owes too, and is committed together with the way's new place: whatever crashes, a step
 //!   was made or it wasn't.

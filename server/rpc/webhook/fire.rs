@@ -105,7 +105,7 @@ impl Wish {
             origin: Origin { traceparent: self.traceparent.clone(), ..Origin::default() },
             config,
         };
-        let decision = automation::fire(tx, &[trigger]).await?.pop();
+        let decision = automation::trigger(tx, &[trigger]).await?.pop();
         decision.ok_or_else(|| Error::internal("a trigger without a decision"))
     }
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::Failure;
 
-/// The library's name in its folder, which Debian has below /usr/lib/<architecture>.
+/// The library's name in its folder, which Debian has below `/usr/lib/<architecture>`.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 /// How long the library keeps what it has read, in seconds: a step comes so much later.
 const CACHED_S: &str = "1";

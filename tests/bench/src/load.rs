@@ -1,13 +1,19 @@
-//! The load: calls that each tag another contact.
+//! The load: calls that each tag another contact, or record an event of one.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
 use taghook_client::Client;
+use taghook_client::v1::batch_record_events_response::Result as Recorded;
+use taghook_client::v1::batch_record_events_response::result::Result as RecordedItem;
 use taghook_client::v1::batch_tag_contacts_response::result::Result as ItemAnswer;
-use taghook_client::v1::{BatchTagContactsRequest, TagContactRequest};
+use taghook_client::v1::{
+    BatchRecordEventsRequest, BatchTagContactsRequest, Event, RecordEventRequest, TagContactRequest,
+};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -125,6 +131,44 @@ impl Load {
         Ok(Answered { took: start.elapsed(), calls, answers_ns })
     }
 
+    /// Records an event of each contact as fast as `callers` can, `size` in a call.
+    pub(crate) async fn events(
+        &self,
+        contacts: Range<usize>,
+        (callers, size): (usize, usize),
+        sink: &Sink,
+    ) -> Result<Answered, Failure> {
+        let next = Arc::new(AtomicUsize::new(contacts.start));
+        self.run(callers, sink, move |_, client, sink| {
+            let (next, end) = (Arc::clone(&next), contacts.end);
+            async move {
+                let (mut calls, mut answers) = (Vec::new(), Vec::new());
+                loop {
+                    let first = next.fetch_add(size, Ordering::Relaxed);
+                    let batch = first..end.min(first + size);
+                    if batch.is_empty() {
+                        return Ok((calls, answers));
+                    }
+                    let began = sink.now_ns();
+                    let mut requests: Vec<RecordEventRequest> = batch.clone().map(event).collect();
+                    if let (1, Some(request)) = (size, requests.pop()) {
+                        client.events().record_event(request).await?;
+                    } else {
+                        let requests = batch.clone().map(event).collect();
+                        let answer = client.events().batch_record_events(BatchRecordEventsRequest { requests }).await?;
+                        let is_bad = |item: &Recorded| !matches!(item.result, Some(RecordedItem::Response(_)));
+                        if let Some(bad) = answer.into_inner().results.into_iter().find(is_bad) {
+                            return Err(format!("{bad:?}").into());
+                        }
+                    }
+                    answers.push(sink.now_ns() - began);
+                    calls.extend(batch.map(|contact| (contact, began)));
+                }
+            }
+        })
+        .await
+    }
+
     async fn run<F, Fut>(&self, callers: usize, sink: &Sink, work: F) -> Result<Answered, Failure>
     where
         F: Fn(Self, Client, Sink) -> Fut,
@@ -156,5 +200,20 @@ impl Load {
             request_id: if self.with_request_id { format!("bench-request-{contact:016}") } else { String::new() },
             ..Default::default()
         }
+    }
+}
+
+/// What happened to a contact.
+fn event(contact: usize) -> RecordEventRequest {
+    let amount = Value { kind: Some(Kind::NumberValue(49.9)) };
+    let fields = [("amount".to_owned(), amount)].into();
+    RecordEventRequest {
+        email: format!("bench-{contact}@example.com"),
+        event: Some(Event {
+            r#type: "payment.bought".into(),
+            attributes: Some(Struct { fields }),
+            ..Default::default()
+        }),
+        ..Default::default()
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use taghook_client::v1::{CreateTagRequest, SmartRule, Tag, tag};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use crate::database::{Database, Kind};
@@ -109,7 +110,8 @@ impl<'a> Bench<'a> {
         let (plain, repeatable, batches) =
             ("TagContact, 64 callers", "the same with request_id", "BatchTagContacts of 500");
         let (steady, idle) = ("TagContact, 100 a second", "idle for 10 s");
-        let wanted = [plain, repeatable, batches, steady, idle].map(wanted);
+        let (event, events) = ("RecordEvent, 64 callers", "BatchRecordEvents of 500");
+        let wanted = [plain, repeatable, batches, steady, idle, event, events].map(wanted);
         if wanted[0] {
             rows.push(shown(self.full_speed(plain, false).await?));
         }
@@ -124,6 +126,15 @@ impl<'a> Bench<'a> {
         }
         if wanted[4] {
             rows.push(shown(self.idle(idle).await?));
+        }
+        if wanted[5] || wanted[6] {
+            self.listen().await?;
+        }
+        if wanted[5] {
+            rows.push(shown(self.events(event, (self.options.callers, 1)).await?));
+        }
+        if wanted[6] {
+            rows.push(shown(self.events(events, (BATCH_CALLERS, BATCH)).await?));
         }
         self.server.kill().await?;
         Ok(rows)
@@ -151,6 +162,38 @@ impl<'a> Bench<'a> {
         self.load.with_request_id = false;
         let answered = self.load.paced(contacts, STEADY_PER_S, &self.sink).await?;
         self.finish(what, &cost, answered).await
+    }
+
+    /// Makes a smart tag whose condition is asked for each event, and never holds.
+    async fn listen(&self) -> Result<(), Failure> {
+        let rule = SmartRule {
+            event_type: "payment.bought".into(),
+            condition: "event.attributes.amount > 100.0 && contact.email != ''".into(),
+            ..Default::default()
+        };
+        let tag = Tag { name: "big".into(), kind: tag::Kind::Smart.into(), rule: Some(rule), ..Default::default() };
+        let request = CreateTagRequest { tag: Some(tag), ..Default::default() };
+        self.server.client()?.tags().create_tag(request).await?;
+        Ok(())
+    }
+
+    async fn events(&mut self, what: &str, callers: (usize, usize)) -> Result<Row, Failure> {
+        let before = Cost::now(self);
+        // Of contacts that are there, whoever they are.
+        let mut answered = self.load.events(0..self.options.calls, callers, &self.sink).await?;
+        let after = Cost::now(self);
+        let count = answered.calls.len() as f64;
+        Ok(Row {
+            database: self.kind.name().to_owned(),
+            what: what.to_owned(),
+            accepted_per_s: Some(count / answered.took.as_secs_f64()),
+            answer_p50_ms: percentile_ms(&mut answered.answers_ns, 50),
+            answer_p99_ms: percentile_ms(&mut answered.answers_ns, 99),
+            server_cpu_s: Some((after.server_s - before.server_s) / count * 1e3),
+            database_cpu_s: self.database.pid().map(|_| (after.database_s - before.database_s) / count * 1e3),
+            load_cpu_s: Some((after.load_s - before.load_s) / count * 1e3),
+            ..Row::default()
+        })
     }
 
     async fn idle(&mut self, what: &str) -> Result<Row, Failure> {
