@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use sea_orm::ConnectionTrait;
 use taghook::automation::GroupCommit;
 use taghook::clock::Clock;
 use taghook::error::Error;
@@ -176,4 +177,22 @@ async fn leases_of_an_unknown_commit_are_suspect() {
     let claimed = server.store.write("claim", |tx| async move { queue::claim(&tx, 8, queue::Look::Full).await }).await;
     assert!(matches!(claimed, Err(Error::CommitUnknown(_))));
     assert!(matches!(server.handovers.try_recv(), Ok(Handover::LostCommit)));
+}
+
+/// A full disk makes SQLite roll back by itself, so that the driver's count of transactions is wrong. What is written
+/// afterwards is committed all the same. The bound on pages stands for the disk.
+#[tokio::test]
+async fn what_follows_a_full_disk_is_committed() {
+    let (_folder, [url, _]) = both().await;
+    let server = Server::open(&url, Clock::system()).await;
+    let execute = async |sql: &'static str| {
+        server.store.write("sql", |tx| async move { Ok(tx.db().execute_unprepared(sql).await?) }).await
+    };
+    // Below what there is: no page more. It holds for the connection of the writer.
+    execute("PRAGMA max_page_count = 1").await.unwrap();
+    let large = "INSERT INTO deployment (key, value) VALUES ('large', hex(zeroblob(1000000)))";
+    execute(large).await.expect_err("the disk is full");
+    execute("INSERT INTO deployment (key, value) VALUES ('small', '')").await.unwrap();
+    execute(large).await.expect("a new connection has no bound");
+    assert_eq!(server.number("SELECT count(*) FROM deployment WHERE key IN ('small', 'large')").await, 2);
 }
