@@ -15,9 +15,10 @@ use crate::error::chain;
 use crate::store::Store;
 
 /// The services that health is told of; the empty name is the server as a whole.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "",
     "taghook.v1.WorkspaceService",
+    "taghook.v1.CampaignService",
     "taghook.v1.ContactService",
     "taghook.v1.FieldService",
     "taghook.v1.SmartLinkService",
