@@ -97,6 +97,25 @@ impl World {
                 let replay = t.replay(0, filter).await.unwrap().into_inner();
                 t.replay_until(&replay.id, |replay| replay.state() == v1::replay::State::Completed).await;
             }
+            "ListSmartLinks" | "ListCampaigns" | "ListEnrollments" => self.add_what_acts(method, name).await,
+            "ListWorkspaces" => {
+                let workspace = Some(Workspace { name, ..Default::default() });
+                let request = v1::CreateWorkspaceRequest { workspace, ..Default::default() };
+                t.root.workspaces().create_workspace(request).await.unwrap();
+            }
+            "ListApiKeys" => {
+                let api_key = Some(ApiKey { name, scopes: vec![1], ..Default::default() });
+                let request = v1::CreateApiKeyRequest { workspace_id: self.workspace.clone(), api_key };
+                t.root.workspaces().create_api_key(request).await.unwrap();
+            }
+            other => panic!("how does something come into {other}? Say so here"),
+        }
+    }
+
+    /// Adds a link, a campaign, or a contact to one.
+    async fn add_what_acts(&self, method: &MethodDescriptor, name: String) {
+        let (t, client) = (&self.t, &self.t.client);
+        match method.name() {
             "ListSmartLinks" => {
                 let target_url = "https://example.com/".into();
                 let smart_link = Some(v1::SmartLink { name, target_url, ..Default::default() });
@@ -108,7 +127,7 @@ impl World {
                 let request = v1::CreateCampaignRequest { campaign, ..Default::default() };
                 client.campaigns().create_campaign(request).await.unwrap();
             }
-            "ListEnrollments" => {
+            _ => {
                 let contact_id = t.contact(&format!("{name}@example.com")).await.id;
                 let id = self.campaign.clone();
                 let request = v1::EnrollContactRequest { id, contact_id, ..Default::default() };
@@ -127,17 +146,6 @@ impl World {
                 })
                 .await;
             }
-            "ListWorkspaces" => {
-                let workspace = Some(Workspace { name, ..Default::default() });
-                let request = v1::CreateWorkspaceRequest { workspace, ..Default::default() };
-                t.root.workspaces().create_workspace(request).await.unwrap();
-            }
-            "ListApiKeys" => {
-                let api_key = Some(ApiKey { name, scopes: vec![1], ..Default::default() });
-                let request = v1::CreateApiKeyRequest { workspace_id: self.workspace.clone(), api_key };
-                t.root.workspaces().create_api_key(request).await.unwrap();
-            }
-            other => panic!("how does something come into {other}? Say so here"),
         }
     }
 

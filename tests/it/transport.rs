@@ -286,7 +286,7 @@ both! {
         let mut names: Vec<_> = methods().iter().map(|method| method.parent_service().full_name().to_owned()).collect();
         names.dedup();
         names.push(String::new());
-        assert_eq!(names.len(), 9);
+        assert_eq!(names.len(), 10);
         for service in names {
             let mut watch = health.watch(HealthCheckRequest { service: service.clone() }).await.unwrap().into_inner();
             while within("the health", watch.message()).await.unwrap().unwrap().status() != ServingStatus::Serving {}
@@ -316,10 +316,11 @@ both! {
 }
 
 /// What both versions of reflection list.
-const SERVICES: [&str; 11] = [
+const SERVICES: [&str; 12] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
+    "taghook.v1.CampaignService",
     "taghook.v1.ContactService",
     "taghook.v1.DeliveryService",
     "taghook.v1.EventService",
