@@ -52,12 +52,12 @@ pub(super) async fn lead(tx: &Tx, ways: Vec<Enrollment>) -> Result<()> {
         }
     }
     enrollment::park(tx, &held).await?;
-    let mut turn = Turn { tx, ways: leading, contacts: HashMap::new(), caused: Vec::new(), failed: Vec::new() };
+    let mut turn = Turn { tx, ways: leading, contacts: HashMap::new(), caused: Vec::new(), notes: Vec::new() };
     turn.run().await?;
-    let Turn { ways, caused, failed, .. } = turn;
+    let Turn { ways, caused, notes, .. } = turn;
     let ways: Vec<Enrollment> = ways.into_iter().map(|way| way.enrollment).collect();
     enrollment::update(tx, &ways).await?;
-    note(tx, &failed).await?;
+    note(tx, &notes).await?;
     react(tx, caused).await
 }
 
@@ -115,8 +115,8 @@ struct Turn<'a> {
     contacts: HashMap<ContactId, Arc<Contact>>,
     /// What smart tags are to hear.
     caused: Vec<Happening>,
-    /// What the timeline tells of steps that came to nothing.
-    failed: Vec<Happening>,
+    /// What the timeline tells: steps that came to nothing, and ends that somebody listens to.
+    notes: Vec<Happening>,
 }
 
 /// What the ways do in one round, by kind, so that each kind is a few statements for all of them.
@@ -256,7 +256,7 @@ impl Turn<'_> {
         way.enrollment.steps += i64::from(state == EnrollmentState::Finished);
         way.end(state, now);
         let finished = finished(self.tx, &way.config, &way.enrollment, state.as_str());
-        self.failed.extend(finished.clone());
+        self.notes.extend(finished.clone());
         self.caused.extend(finished);
     }
 
@@ -266,7 +266,7 @@ impl Turn<'_> {
         let how = format!("{}: {why}", way.enrollment.node);
         let failed =
             happening(self.tx, &way.campaign, &way.enrollment, CAMPAIGN_STEP_FAILED, &how, origin_of(&way.enrollment));
-        self.failed.push(failed);
+        self.notes.push(failed);
     }
 
     async fn call(&mut self, calls: &[(usize, WebhookId)]) -> Result<()> {
@@ -385,16 +385,16 @@ impl Turn<'_> {
     }
 
     /// Together where nobody changes the contacts meanwhile; those that somebody did, and those of whom several ways are
-    /// here, one by one.
+    /// here, have their turn again in the next round.
     async fn set(&mut self, settings: Vec<(usize, String, String)>) -> Result<()> {
         let mut changed: HashMap<ContactId, (usize, Contact)> = HashMap::new();
-        let mut alone = Vec::new();
+        let mut again = Vec::new();
         for (index, key, value) in settings {
             match self.with_value(index, &key, &value) {
                 Ok(Some(contact)) if !changed.contains_key(&contact.id) => {
                     changed.insert(contact.id, (index, contact));
                 }
-                Ok(Some(_)) => alone.push((index, key, value)),
+                Ok(Some(contact)) => again.push(contact.id),
                 Ok(None) => self.next(index),
                 Err(why) => {
                     self.fail(index, why);
@@ -412,10 +412,9 @@ impl Turn<'_> {
                 self.contacts.remove(&id);
             }
         }
-        for (index, ..) in alone {
-            // Its contact has just been changed for another way: the next round does it.
-            let id = self.ways.get(index).map(|way| way.enrollment.contact_id);
-            id.and_then(|id| self.contacts.remove(&id));
+        for id in again {
+            // It has just been changed for another way.
+            self.contacts.remove(&id);
         }
         Ok(())
     }
@@ -481,8 +480,8 @@ impl Turn<'_> {
                 self.end(*index, EnrollmentState::Exited);
                 continue;
             }
-            // One that is led here as well has its place written after this.
-            for other in self.ways.iter_mut().filter(|way| way.is_on) {
+            // One that is led here as well, be it on its way or at a wait, has its place written after this.
+            for other in self.ways.iter_mut().filter(|way| way.enrollment.state == EnrollmentState::Running) {
                 if (other.enrollment.campaign_id, other.enrollment.contact_id) == (*id, contact) {
                     other.end(EnrollmentState::Exited, self.tx.now());
                 }

@@ -238,6 +238,16 @@ both! {
         ended(&t, &stops).await;
     }
 
+    async fn who_begins_to_wait_and_is_stopped_at_the_same_moment_is_out(t: Taghook) {
+        let (contact, begin) = (t.contact("ada@example.com").await, t.tag("begin").await);
+        let waits = campaign(&t, "waits", Some(&begin), vec![node("wait", "exit", wait(600)), exit()]).await;
+        let nodes = vec![go_to("first", "stop"), node("stop", "exit", stop(&waits)), exit()];
+        let stops = campaign(&t, "stops", Some(&begin), nodes).await;
+        t.assign(&contact, &begin).await;
+        ended(&t, &stops).await;
+        assert_eq!(ended(&t, &waits).await[0].state(), State::Exited);
+    }
+
     async fn smart_tags_hear_of_campaigns(t: Taghook) {
         let contact = t.contact("ada@example.com").await;
         let smart = async |name: &str, event_type: &str| {
