@@ -37,8 +37,8 @@ const CONTACTS_PER_S: usize = 8_000;
 /// How large the disk is that is filled: what is there at the start, and for each second of load. In MiB.
 const DISK_MIB: u64 = 64;
 const DISK_MIB_PER_S: u64 = 32;
-/// How long the disk stays full once the first call has failed, and how long that may take.
-const FULL_FOR: Duration = Duration::from_secs(1);
+/// How often calls are seen to fail before the full disk is freed, and how long each time may take to come.
+const FULL_FAILURES: usize = 100;
 const FULL_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long, and on what.
@@ -330,8 +330,9 @@ impl Scene<'_> {
             Harm::FillDisk => {
                 let Some(disk) = &self.disk else { return Ok(()) };
                 tokio::task::block_in_place(|| disk.fill())?;
-                load.fails_within(FULL_WITHIN).await?;
-                tokio::time::sleep_until(tokio::time::Instant::now() + FULL_FOR).await;
+                for _ in 0..FULL_FAILURES {
+                    load.fails_within(FULL_WITHIN).await?;
+                }
                 disk.free()?;
             }
             Harm::StepClock(steps) => {
