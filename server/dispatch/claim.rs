@@ -20,8 +20,8 @@ use crate::store::{Store, Tx, extra_attempt};
 /// From so many blocked deliveries of one webhook in a claim on, or in a claim that was full, more are looked for: they would
 /// be met one by one.
 const MANY_BLOCKED: usize = 8;
-/// How many of them are moved at a time.
-const MAX_MOVED: usize = 1_000;
+/// How many of them are moved at a time: others wait for the writer meanwhile.
+const MAX_MOVED: usize = 250;
 
 /// What a claim found.
 pub(super) struct Claimed {

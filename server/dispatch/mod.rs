@@ -149,7 +149,7 @@ async fn first_permit(
             biased;
             () = soft.cancelled() => return None,
             Some(handover) = handovers.recv() => crew.take(handover).await,
-            permit = store.local().permit() => return permit,
+            permit = store.local().claim() => return permit,
         }
     }
 }
@@ -284,9 +284,9 @@ impl Crew {
         })
     }
 
-    /// As many permits as are free, but for what one claim takes.
+    /// As many permits as claims may take now, up to what one takes.
     fn permits(&self, first: Permit) -> Vec<Permit> {
-        let more = std::iter::from_fn(|| self.store.local().try_permit());
+        let more = std::iter::from_fn(|| self.store.local().try_claim());
         std::iter::once(first).chain(more.take(MAX_CLAIM - 1)).collect()
     }
 

@@ -18,12 +18,17 @@ use crate::domain::breaker::Signal;
 use crate::domain::time::Micros;
 use crate::ids::{WebhookId, WorkspaceId};
 
+/// One of so many senders is never taken by claims.
+const UNCLAIMED: usize = 4;
+
 /// The right to send one delivery. While it lives, what it was given for is known to be in flight here.
 #[derive(Debug)]
 pub struct Permit {
     /// There but while its request waits for its turn.
-    semaphore: Option<OwnedSemaphorePermit>,
-    permits: Arc<Semaphore>,
+    sender: Option<OwnedSemaphorePermit>,
+    senders: Arc<Semaphore>,
+    /// Its part of what claims may take; none if it came with its commit.
+    share: Option<OwnedSemaphorePermit>,
     in_flight: InFlight,
     holds: Option<Uuid>,
     /// What is to be told of the endpoint, and where.
@@ -61,19 +66,19 @@ impl Permit {
     /// come; if not, the delivery belongs in its lane.
     pub async fn turn(&mut self) -> bool {
         let Some(slot) = &mut self.slot else { return true };
-        let (semaphore, endpoints) = (&mut self.semaphore, &self.endpoints);
+        let (sender, share, endpoints) = (&mut self.sender, &mut self.share, &self.endpoints);
         let idle = || {
-            drop(semaphore.take());
+            drop((sender.take(), share.take()));
             endpoints.note_permit();
         };
         if !slot.turn(idle).await {
             return false;
         }
-        if self.semaphore.is_none() {
-            self.semaphore = Arc::clone(&self.permits).acquire_owned().await.ok();
+        if self.sender.is_none() {
+            self.sender = Arc::clone(&self.senders).acquire_owned().await.ok();
         }
         // None are given out any more when the dispatcher stops.
-        self.semaphore.is_some()
+        self.sender.is_some()
     }
 
     /// Gives the slot back: the request has been made. `jitter_unit` is -1.0 to 1.0.
@@ -88,7 +93,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         // Before anybody is told, who would find them taken still.
         drop(self.slot.take());
-        drop(self.semaphore.take());
+        drop((self.sender.take(), self.share.take()));
         match self.chain.take() {
             Some((webhook, workspace, chain)) => self.endpoints.note_freed(webhook, workspace, chain),
             None => self.endpoints.note_permit(),
@@ -137,11 +142,13 @@ pub enum Handover {
 #[derive(Debug, Default)]
 pub struct PendingJobs(Vec<Job>);
 
-/// The permits and the queue of this process's dispatcher.
+/// The senders and the queue of this process's dispatcher.
 #[derive(Debug)]
 pub struct LocalDispatch {
     server: Uuid,
-    permits: Arc<Semaphore>,
+    senders: Arc<Semaphore>,
+    /// What claims may take of them: the rest is for what arrives, which would have to queue behind a backlog otherwise.
+    claims: Arc<Semaphore>,
     in_flight: InFlight,
     queue: mpsc::UnboundedSender<Handover>,
     /// Whether a lost commit was told that nobody has looked after yet.
@@ -150,15 +157,16 @@ pub struct LocalDispatch {
 }
 
 impl LocalDispatch {
-    /// A dispatcher's side and its queue; the permits bound both.
+    /// A dispatcher's side and its queue; there are as many permits as senders.
     #[must_use]
-    pub fn new(server: Uuid, permits: usize) -> (Self, mpsc::UnboundedReceiver<Handover>) {
+    pub fn new(server: Uuid, senders: usize) -> (Self, mpsc::UnboundedReceiver<Handover>) {
         let (queue, receiver) = mpsc::unbounded_channel();
-        let (semaphore, endpoints) = (Arc::new(Semaphore::new(permits)), Endpoints::new(permits));
+        let endpoints = Endpoints::new(senders);
         (
             Self {
                 server,
-                permits: semaphore,
+                senders: Arc::new(Semaphore::new(senders)),
+                claims: Arc::new(Semaphore::new(senders - senders / UNCLAIMED)),
                 in_flight: InFlight::default(),
                 queue,
                 has_lost: AtomicBool::new(false),
@@ -180,36 +188,44 @@ impl LocalDispatch {
         &self.endpoints
     }
 
-    /// How many permits are free.
+    /// How many senders are free.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.permits.available_permits()
+        self.senders.available_permits()
     }
 
     /// A permit, if one is free and the dispatcher takes work.
     #[must_use]
     pub fn try_permit(&self) -> Option<Permit> {
-        Arc::clone(&self.permits).try_acquire_owned().ok().map(|permit| self.wrap(permit))
+        Arc::clone(&self.senders).try_acquire_owned().ok().map(|sender| self.wrap(sender, None))
     }
 
-    /// Waits until a permit is free; `None` when the dispatcher takes no more work.
-    pub async fn permit(&self) -> Option<Permit> {
-        Arc::clone(&self.permits).acquire_owned().await.ok().map(|permit| self.wrap(permit))
+    /// A permit for a claim, if one is free.
+    #[must_use]
+    pub fn try_claim(&self) -> Option<Permit> {
+        let share = Arc::clone(&self.claims).try_acquire_owned().ok()?;
+        let sender = Arc::clone(&self.senders).try_acquire_owned().ok()?;
+        Some(self.wrap(sender, Some(share)))
     }
 
-    fn wrap(&self, semaphore: OwnedSemaphorePermit) -> Permit {
-        let (in_flight, queue) = (Arc::clone(&self.in_flight), self.queue.downgrade());
-        let endpoints = Arc::clone(&self.endpoints);
-        let permits = Arc::clone(&self.permits);
+    /// Waits until a permit for a claim is free; `None` when the dispatcher takes no more work.
+    pub async fn claim(&self) -> Option<Permit> {
+        let share = Arc::clone(&self.claims).acquire_owned().await.ok()?;
+        let sender = Arc::clone(&self.senders).acquire_owned().await.ok()?;
+        Some(self.wrap(sender, Some(share)))
+    }
+
+    fn wrap(&self, sender: OwnedSemaphorePermit, share: Option<OwnedSemaphorePermit>) -> Permit {
         Permit {
-            semaphore: Some(semaphore),
-            permits,
-            in_flight,
+            sender: Some(sender),
+            senders: Arc::clone(&self.senders),
+            share,
+            in_flight: Arc::clone(&self.in_flight),
             holds: None,
             slot: None,
-            endpoints,
+            endpoints: Arc::clone(&self.endpoints),
             chain: None,
-            queue,
+            queue: self.queue.downgrade(),
         }
     }
 
@@ -221,7 +237,8 @@ impl LocalDispatch {
 
     /// Takes no more work: new deliveries are inserted without a lease.
     pub fn close(&self) {
-        self.permits.close();
+        self.senders.close();
+        self.claims.close();
     }
 
     pub(super) fn hand_over(&self, jobs: PendingJobs) {
