@@ -37,6 +37,7 @@ mod check;
 mod cost;
 mod input;
 mod scan;
+mod shared;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -71,7 +72,7 @@ const SAMPLE_TIME: Micros = Micros(1_769_848_200_000_000);
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(false)));
 
 /// What a condition may speak of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// `event`, `contact` and `now`.
     Event,
@@ -86,6 +87,11 @@ pub struct Condition(Arc<Inner>);
 struct Inner {
     source: String,
     scope: Scope,
+    /// An error only in what is stored.
+    checked: Result<Checked, ConditionError>,
+}
+
+struct Checked {
     program: Program,
     reads: Reads,
 }
@@ -127,20 +133,17 @@ impl Condition {
     ///
     /// The first thing that is wrong, and where.
     pub fn parse(source: &str, scope: Scope) -> Result<Self, ConditionError> {
-        if source.len() > MAX_SOURCE_BYTES {
-            return Err(ConditionError::at(source, 0, ConditionProblem::TooLong { bytes: source.len() }));
-        }
-        scan::scan(source).map_err(|(offset, problem)| ConditionError::at(source, offset, problem))?;
-        let program = contained(|| ENV.compile(source))
-            .ok_or_else(|| ConditionError::at(source, 0, ConditionProblem::Internal))?
-            .map_err(|errors| ConditionError::of_syntax(&errors))?;
-        let reads = check::check(&program, scope).map_err(|(id, problem)| {
-            let offset = program.source_info().offset_for(id).map_or(0, |(start, _)| start);
-            ConditionError::at(source, usize::try_from(offset).unwrap_or(0), problem)
-        })?;
-        let condition = Self(Arc::new(Inner { source: source.to_owned(), scope, program, reads }));
+        let checked = Checked::of(source, scope)?;
+        let condition = Self(Arc::new(Inner { source: source.to_owned(), scope, checked: Ok(checked) }));
         condition.try_on_sample()?;
         Ok(condition)
+    }
+
+    /// A stored condition. It was good when it was written; one that is good no more, as after an update of the CEL library,
+    /// is an error at each evaluation, and keeps nothing else from being read. Read once, however many have it.
+    #[must_use]
+    pub fn stored(source: &str, scope: Scope) -> Self {
+        shared::get(source, scope)
     }
 
     /// The source, as given.
@@ -158,12 +161,12 @@ impl Condition {
     /// Whether it reads `contact.tags`, so that they must be loaded.
     #[must_use]
     pub fn reads_tags(&self) -> bool {
-        self.0.reads.tags
+        self.0.checked.as_ref().is_ok_and(|checked| checked.reads.tags)
     }
 
     /// The keys of the fields that it reads, so that a caller can refuse those that there aren't.
     pub fn field_keys(&self) -> impl Iterator<Item = &str> {
-        self.0.reads.fields.iter().map(String::as_str)
+        self.0.checked.iter().flat_map(|checked| checked.reads.fields.iter().map(String::as_str))
     }
 
     /// Whether the condition holds.
@@ -180,14 +183,15 @@ impl Condition {
     }
 
     fn evaluate(&self, facts: &Facts<'_>) -> Result<Result<Value, ExecutionError>, EvaluationError> {
-        let inputs = input::Inputs::new(facts, self.0.scope, &self.0.reads).ok_or(EvaluationError::TooCostly)?;
-        cost::check(self.0.program.expression(), &inputs)?;
+        let Checked { program, reads } = self.0.checked.as_ref().map_err(EvaluationError::damaged)?;
+        let inputs = input::Inputs::new(facts, self.0.scope, reads).ok_or(EvaluationError::TooCostly)?;
+        cost::check(program.expression(), &inputs)?;
         contained(|| {
             let mut context = Context::with_env(Arc::clone(&ENV));
             for (name, value) in inputs.into_variables() {
                 context.add_variable_as_val(name, value);
             }
-            self.0.program.execute(&context)
+            program.execute(&context)
         })
         .ok_or(EvaluationError::Internal)
     }
@@ -216,6 +220,23 @@ impl Condition {
             Err(error) => ConditionProblem::NeverRight { error: error.to_string() },
         };
         Err(ConditionError::at(&self.0.source, 0, problem))
+    }
+}
+
+impl Checked {
+    fn of(source: &str, scope: Scope) -> Result<Self, ConditionError> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(ConditionError::at(source, 0, ConditionProblem::TooLong { bytes: source.len() }));
+        }
+        scan::scan(source).map_err(|(offset, problem)| ConditionError::at(source, offset, problem))?;
+        let program = contained(|| ENV.compile(source))
+            .ok_or_else(|| ConditionError::at(source, 0, ConditionProblem::Internal))?
+            .map_err(|errors| ConditionError::of_syntax(&errors))?;
+        let reads = check::check(&program, scope).map_err(|(id, problem)| {
+            let offset = program.source_info().offset_for(id).map_or(0, |(start, _)| start);
+            ConditionError::at(source, usize::try_from(offset).unwrap_or(0), problem)
+        })?;
+        Ok(Self { program, reads })
     }
 }
 
@@ -359,12 +380,19 @@ pub enum EvaluationError {
     /// Values that don't go together, or that a function doesn't take.
     #[error("{0}")]
     Failed(String),
+    /// The condition is stored, and can't be read any more.
+    #[error("can't be read any more, write it anew: {0}")]
+    Damaged(String),
     /// The CEL library broke down.
     #[error("failed inside")]
     Internal,
 }
 
 impl EvaluationError {
+    fn damaged(error: &ConditionError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+
     /// Leaves out all that may be a value. A key may be one too (`event.attributes[contact.email]`), unless it stands in
     /// the source.
     fn of(error: &ExecutionError, source: &str) -> Self {

@@ -77,17 +77,14 @@ pub struct PreparedCampaign {
 
 impl PreparedCampaign {
     fn new(campaign: Campaign) -> Self {
-        let mut conditions = HashMap::new();
-        for node in &campaign.definition.nodes {
-            let Action::Decision { condition, .. } = &node.action else { continue };
-            match Condition::parse(condition, Scope::Contact) {
-                Ok(condition) => drop(conditions.insert(node.key.clone(), condition)),
-                // It was good when it was written; the node counts as one that can't be told.
-                Err(error) => {
-                    tracing::error!(campaign = %campaign.id, node = node.key, %error, "a condition is damaged");
-                }
+        let nodes = campaign.definition.nodes.iter();
+        let conditions = nodes.filter_map(|node| match &node.action {
+            Action::Decision { condition, .. } => {
+                Some((node.key.clone(), Condition::stored(condition, Scope::Contact)))
             }
-        }
+            _ => None,
+        });
+        let conditions = conditions.collect();
         Self { campaign, conditions }
     }
 

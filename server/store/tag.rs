@@ -265,7 +265,7 @@ pub(super) fn from_row(row: tag::Model) -> Result<Tag> {
         kind: TagKind::try_from(row.kind).map_err(Error::internal)?,
         description: row.description,
         effects: from_json(row.effects.as_deref())?.unwrap_or_default(),
-        rule: from_json::<StoredRule>(row.rule.as_deref())?.map(StoredRule::read).transpose()?,
+        rule: from_json::<StoredRule>(row.rule.as_deref())?.map(StoredRule::read),
         version: row.version,
         created: Micros(row.created_us),
         updated: Micros(row.updated_us),
@@ -291,13 +291,9 @@ impl StoredRule {
         }
     }
 
-    fn read(self) -> Result<Rule> {
-        let condition = self.condition.as_deref().map(|source| Condition::parse(source, Scope::Event)).transpose();
-        Ok(Rule {
-            event_type: self.event_type,
-            attributes: self.attributes,
-            condition: condition.map_err(Error::internal)?,
-        })
+    fn read(self) -> Rule {
+        let condition = self.condition.as_deref().map(|source| Condition::stored(source, Scope::Event));
+        Rule { event_type: self.event_type, attributes: self.attributes, condition }
     }
 }
 

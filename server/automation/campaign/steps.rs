@@ -369,11 +369,9 @@ impl Turn<'_> {
 
     /// Whether a decision's condition holds.
     fn ask(&self, index: usize, tags: &HashMap<ContactId, Vec<String>>) -> Result<bool, String> {
-        let (Some(way), gone) = (self.ways.get(index), || "the condition is damaged".to_owned()) else {
-            return Ok(false);
-        };
-        let condition = way.campaign.condition(&way.enrollment.node).ok_or_else(gone)?;
-        let contact = self.contacts.get(&way.enrollment.contact_id).ok_or_else(gone)?;
+        let Some(way) = self.ways.get(index) else { return Ok(false) };
+        let condition = way.campaign.condition(&way.enrollment.node).ok_or("the node has no condition")?;
+        let contact = self.contacts.get(&way.enrollment.contact_id).ok_or("the contact is gone")?;
         let facts = Facts {
             event: None,
             contact,

@@ -394,3 +394,22 @@ const ODD: [&str; 36] = [
     "__result__ == 1",
     "[1].all(__result__, __result__ == 1)",
 ];
+
+#[test]
+fn a_stored_condition_is_read_once_and_one_that_is_damaged_harms_only_itself() {
+    let source = "contact.fields.city == 'Ulm' && 'vip' in contact.tags";
+    let (first, second) = (Condition::stored(source, Scope::Contact), Condition::stored(source, Scope::Contact));
+    assert!(Arc::ptr_eq(&first.0, &second.0));
+    assert!(!Arc::ptr_eq(&first.0, &Condition::stored(source, Scope::Event).0));
+    assert_eq!(first, Condition::parse(source, Scope::Contact).unwrap());
+    assert!(first.reads_tags());
+
+    let damaged = Condition::stored("contact.email.matches('a')", Scope::Contact);
+    assert!(!damaged.reads_tags());
+    let facts = Facts { event: None, contact: &contact(&json!({})), field_type: &field_type, tags: &[], now: NOW };
+    let error = damaged.holds(&facts).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "can't be read any more, write it anew: 1:22: matches is no function that a condition can use"
+    );
+}
