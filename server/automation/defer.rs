@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::Origin;
 use super::fire::{TagMark, Trigger};
+use super::happen::is_triggered;
+use super::react::react;
 use crate::domain::delivery::{Reason, State};
 use crate::error::Result;
 use crate::ids::WorkspaceId;
@@ -16,7 +18,8 @@ use crate::store::delivery::{LeasedDelivery, lane, queue};
 use crate::store::{Tx, contact, contact_tag};
 
 /// Turns leased deferrals into deliveries that are sent now. Answers with those; the others have ended: SKIPPED if the
-/// webhook doesn't send, CANCELLED if the contact has gone. The caller has taken the gate.
+/// webhook doesn't send, CANCELLED if the contact has gone. Smart tags hear of those that are sent. The caller has taken the
+/// gate.
 ///
 /// # Errors
 ///
@@ -30,7 +33,7 @@ pub async fn promote(
         .map(|(delivery, ..)| (delivery.workspace_id, ContactRef::Id(delivery.reference.contact_id)))
         .collect();
     let contacts = contact::find_many(tx.db(), &wanted).await?;
-    let (mut promoted, mut claims) = (Vec::new(), HashMap::new());
+    let (mut promoted, mut claims, mut heard) = (Vec::new(), HashMap::new(), Vec::new());
     for ((mut delivery, config, webhook), key) in deferrals.into_iter().zip(wanted) {
         let Some(contact) = contacts.get(&key) else {
             finish(tx, &delivery, State::Cancelled, Reason::ContactDeleted).await?;
@@ -55,8 +58,13 @@ pub async fn promote(
             tags: tag_marks(tx, &delivery, &config).await?,
             only: None,
             campaign: None,
-            origin: Origin::default(),
+            origin: Origin {
+                depth: delivery.causation_depth,
+                cause_id: None,
+                traceparent: delivery.traceparent.clone(),
+            },
         };
+        heard.extend(is_triggered(tx, &trigger, Some(&delivery.id)));
         // The last trigger has replaced the first one's time, as well as its tags.
         delivery.snapshot = Some(trigger.snapshot(event, delivery.id, delivery.trigger_time).into());
         delivery.state = State::Waiting;
@@ -72,6 +80,7 @@ pub async fn promote(
     let snapshots =
         promoted.iter().filter_map(|(delivery, _)| Some((delivery.id, delivery.snapshot.clone()?, delivery.order)));
     queue::promote(tx, &snapshots.collect::<Vec<_>>()).await?;
+    react(tx, heard).await?;
     Ok(promoted)
 }
 

@@ -11,7 +11,7 @@ use crate::domain::event::{CONTACT_CREATED, CONTACT_UNSUBSCRIBED, CONTACT_UPDATE
 use crate::domain::outcome::DeliveryRef;
 use crate::domain::webhook::Webhook;
 use crate::error::Result;
-use crate::ids::{ContactId, EventId, TypedId, WorkspaceId};
+use crate::ids::{ContactId, DeliveryId, EventId, TypedId, WorkspaceId};
 use crate::store::config::WorkspaceConfig;
 use crate::store::event::NewEvent;
 use crate::store::{self, Tx};
@@ -81,23 +81,24 @@ pub(super) async fn note(tx: &Tx, happenings: &[Happening]) -> Result<()> {
 
 /// That webhooks were triggered, where somebody listens. The deliveries tell the timeline.
 pub(super) fn triggered(tx: &Tx, triggers: &[Trigger], decisions: &[TriggerDecision]) -> Vec<Happening> {
-    let fired = triggers.iter().zip(decisions).filter(|(trigger, decision)| {
-        let is_heard = !trigger.config.listeners(WEBHOOK_TRIGGERED).is_empty();
-        is_heard && decision.decision == Decision::Scheduled && trigger.source != Source::Test
-    });
-    let happening = |(trigger, decision): (&Trigger, &TriggerDecision)| {
-        let webhook = &trigger.webhook.webhook;
-        let attributes = json!({
+    let scheduled = triggers.iter().zip(decisions).filter(|(_, decision)| decision.decision == Decision::Scheduled);
+    scheduled.filter_map(|(trigger, decision)| is_triggered(tx, trigger, decision.delivery_ids.first())).collect()
+}
+
+/// That a webhook was triggered, if somebody listens.
+pub(super) fn is_triggered(tx: &Tx, trigger: &Trigger, delivery: Option<&DeliveryId>) -> Option<Happening> {
+    let is_heard = !trigger.config.listeners(WEBHOOK_TRIGGERED).is_empty() && trigger.source != Source::Test;
+    let webhook = &trigger.webhook.webhook;
+    let attributes = || {
+        json!({
             "webhook_id": webhook.id.to_string(),
             "webhook": webhook.name,
             "source": trigger.source.as_str(),
-        });
-        let cause_id = decision.delivery_ids.first().map(|id| id.0);
-        let origin = Origin { cause_id, ..trigger.origin.clone() };
-        let contact = (trigger.workspace_id, trigger.contact.id);
-        Happening::now(tx, contact, WEBHOOK_TRIGGERED, attributes, origin).derived()
+        })
     };
-    fired.map(happening).collect()
+    let origin = || Origin { cause_id: delivery.map(|id| id.0), ..trigger.origin.clone() };
+    let contact = (trigger.workspace_id, trigger.contact.id);
+    is_heard.then(|| Happening::now(tx, contact, WEBHOOK_TRIGGERED, attributes(), origin()).derived())
 }
 
 /// How a contact came to be as it is.

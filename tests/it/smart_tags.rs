@@ -6,6 +6,7 @@ use taghook_client::Code;
 use taghook_client::v1::contact::Status;
 use taghook_client::v1::smart_rule::AttributeMatch;
 use taghook_client::v1::tag::Kind as TagKind;
+use taghook_client::v1::webhook::CooldownPolicy;
 use taghook_client::v1::{
     BatchRecordEventsRequest, Contact, CreateTagRequest, ErrorReason, Event, ListEventTypesRequest, ListEventsRequest,
     RecordEventRequest, SmartRule, Tag, TagContactRequest, UntagContactRequest, UpdateContactRequest, UpdateTagRequest,
@@ -170,6 +171,25 @@ both! {
         t.trigger(&webhook, &contact).await;
         assert_eq!(t.held_tags(&contact).await, [fired.id.as_str()]);
         receiver.recv_all(2).await;
+    }
+
+    async fn a_deferred_trigger_is_heard_when_it_fires(t: Taghook) {
+        let mut receiver = Receiver::start().await;
+        let (contact, tag) = (t.contact("ada@example.com").await, t.tag("start").await);
+        let webhook = t
+            .webhook(&receiver, &tag, |webhook| {
+                webhook.cooldown = seconds(1);
+                webhook.cooldown_policy = CooldownPolicy::Defer.into();
+            })
+            .await;
+        t.assign(&contact, &tag).await;
+        receiver.recv().await;
+        let of_ours = [("webhook_id", webhook.id.as_str()), ("source", "TAG")];
+        let fired = smart_tag(&t, "fired", rule("webhook.triggered", &of_ours, "")).await;
+        t.assign(&contact, &tag).await;
+        assert_eq!(t.held_tags(&contact).await, [tag.id.as_str()]);
+        receiver.recv().await;
+        assert_eq!(t.held_tags(&contact).await, [tag.id.as_str(), &fired.id]);
     }
 
     async fn a_loop_of_two_webhooks_stops_and_says_so(t: Taghook) {
