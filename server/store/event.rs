@@ -63,28 +63,6 @@ pub async fn insert(tx: &Tx, new: &[NewEvent]) -> Result<()> {
     Ok(())
 }
 
-/// A recorded event.
-///
-/// # Errors
-///
-/// [`Error::NotFound`] if the workspace has none such; the database's.
-pub async fn get(db: &impl ConnectionTrait, workspace: WorkspaceId, id: EventId) -> Result<Event> {
-    let query =
-        event::Entity::find().filter(event::Column::Id.eq(id.0)).filter(event::Column::WorkspaceId.eq(workspace.0));
-    let row = query.one(db).await?.ok_or_else(|| Error::not_found(id))?;
-    Ok(Event {
-        id: Some(id),
-        contact_id: ContactId(row.contact_id),
-        event_type: row.event_type,
-        attributes: row.attributes.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)?,
-        tag_id: row.tag_id.map(TagId),
-        delivery_id: None,
-        webhook_id: None,
-        event_time: Micros(row.event_us),
-        recorded: Micros(row.recorded_us),
-    })
-}
-
 /// Deletes the events of a contact.
 ///
 /// # Errors
