@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::coded::coded;
+use super::field::stored_text;
 use super::time::Micros;
 use crate::ids::ContactId;
 
@@ -12,6 +13,10 @@ use crate::ids::ContactId;
 pub const MAX_EMAIL_BYTES: usize = 254;
 /// Longest part before the `@` in bytes (RFC 5321, 4.5.3.1.1).
 pub const MAX_EMAIL_LOCAL_BYTES: usize = 64;
+/// The most values of a contact.
+pub const MAX_VALUES: usize = 500;
+/// The most bytes of a contact's keys and values together, as [`Contact::values_bytes`] counts them.
+pub const MAX_VALUES_BYTES: usize = 512 * 1_024;
 /// Longest label of a domain in bytes (RFC 1035, 2.3.4).
 const MAX_DOMAIN_LABEL_BYTES: usize = 63;
 /// Fewest and most digits of a phone number, the country code included (ITU-T E.164).
@@ -52,6 +57,14 @@ pub struct Contact {
     pub created: Micros,
     /// When it was last changed.
     pub updated: Micros,
+}
+
+impl Contact {
+    /// The bytes of its keys and values, as text.
+    #[must_use]
+    pub fn values_bytes(&self) -> usize {
+        self.values.iter().map(|(key, value)| key.len() + stored_text(value).len()).sum()
+    }
 }
 
 impl fmt::Debug for Contact {

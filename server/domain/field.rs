@@ -406,6 +406,12 @@ pub struct RenderedValue<'a> {
     pub json_native: bool,
 }
 
+/// A stored value as text, which is the same for all types.
+#[must_use]
+pub fn stored_text(stored: &Value) -> Cow<'_, str> {
+    render_stored(FieldType::Paragraph, stored).map_or(Cow::Borrowed(""), |rendered| rendered.text)
+}
+
 /// Renders a value of the contact's JSON object without making a [`FieldValue`] of it: what is stored as a string is
 /// stored as rendered. `None` for a value that is empty or can't be one of a field.
 #[must_use]

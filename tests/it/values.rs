@@ -8,8 +8,7 @@ use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Encoding, Method, Parameter, SystemValue};
 use taghook_client::v1::{
-    Contact, CreateContactRequest, CreateFieldRequest, DeliveryReason, ErrorReason, Field, PreviewWebhookRequest,
-    TestWebhookRequest, WebhookEvent,
+    Contact, CreateContactRequest, DeliveryReason, ErrorReason, PreviewWebhookRequest, TestWebhookRequest, WebhookEvent,
 };
 
 use crate::support::{Api, Database, Receiver, Taghook, Watch, both, check_error};
@@ -27,18 +26,12 @@ fn event(method: Method, encoding: Encoding, parameters: &[Parameter]) -> Webhoo
     WebhookEvent { method: method.into(), encoding: encoding.into(), parameters, ..Default::default() }
 }
 
-async fn custom_field(api: &Api, key: &str, r#type: Type) {
-    let field = Field { key: key.into(), display_name: key.into(), r#type: r#type.into(), ..Default::default() };
-    let request = CreateFieldRequest { field: Some(field), ..Default::default() };
-    api.client.fields().create_field(request).await.expect("a field");
-}
-
 /// Contact and parameters that have something of each kind.
 async fn of_each_kind(api: &Api) -> (Contact, Vec<Parameter>) {
     for (key, r#type) in
         [("notes", Type::Paragraph), ("age", Type::Integer), ("vip", Type::Boolean), ("seen", Type::Datetime)]
     {
-        custom_field(api, key, r#type).await;
+        api.custom_field(key, r#type).await;
     }
     let values = [
         ("notes", "\"a\"\n🦊&=+%"),
@@ -142,7 +135,7 @@ both! {
     /// A value as large as a field can hold passes in a body, and is too much for a URL.
     async fn a_large_value_fits_a_body_but_no_url(t: Taghook) {
         let mut receiver = Receiver::start().await;
-        custom_field(&t, "notes", Type::Paragraph).await;
+        t.custom_field("notes", Type::Paragraph).await;
         let large = "x".repeat(64 * 1024);
         let contact = t.contact_with("ada@example.com", &[("notes", &large)]).await;
         let tag = t.tag("customer").await;
@@ -170,7 +163,7 @@ both! {
     /// The URL may have 8,000 bytes, and not one more.
     async fn the_limit_of_a_url_is_exact(t: Taghook) {
         let mut receiver = Receiver::start().await;
-        custom_field(&t, "notes", Type::Paragraph).await;
+        t.custom_field("notes", Type::Paragraph).await;
         let tag = t.tag("customer").await;
         t.webhook(&receiver, &tag, |webhook| {
             webhook.url = receiver.url("/__notes__");

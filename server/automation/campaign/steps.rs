@@ -12,7 +12,7 @@ use crate::automation::react::react;
 use crate::automation::{Assignment, Origin, unassign};
 use crate::domain::campaign::{Action, Enrollment, EnrollmentState, Node};
 use crate::domain::condition::{Condition, Facts};
-use crate::domain::contact::Contact;
+use crate::domain::contact::{Contact, MAX_VALUES, MAX_VALUES_BYTES};
 use crate::domain::delivery::Source;
 use crate::domain::event::CAMPAIGN_STEP_FAILED;
 use crate::domain::field::FieldValue;
@@ -81,17 +81,6 @@ impl Way {
     fn origin(&self) -> Origin {
         let origin = origin_of(&self.enrollment);
         Origin { depth: origin.depth + 1, ..origin }
-    }
-
-    /// Goes on at a node. The graph was checked when the campaign was activated; where it leads nowhere all the same, that
-    /// is the end.
-    fn go_to(&mut self, node: Option<&str>) {
-        self.enrollment.is_waiting = false;
-        self.enrollment.steps += 1;
-        match node {
-            Some(node) => node.clone_into(&mut self.enrollment.node),
-            None => self.enrollment.state = EnrollmentState::Exited,
-        }
     }
 
     fn wait(&mut self, until: Micros) {
@@ -212,11 +201,9 @@ impl Turn<'_> {
     /// Waits at a node, or goes on where the wait is over.
     fn wait(&mut self, index: usize, node: &Node, until: Micros) {
         let now = self.tx.now();
-        let Some(way) = self.ways.get_mut(index) else { return };
-        if way.enrollment.is_waiting || until <= now {
-            way.go_to(node.next.as_deref());
-        } else {
-            way.wait(until);
+        match self.ways.get_mut(index) {
+            Some(way) if !way.enrollment.is_waiting && until > now => way.wait(until),
+            _ => self.go_on(index, node.next.as_deref()),
         }
     }
 
@@ -232,12 +219,15 @@ impl Turn<'_> {
         }
     }
 
+    /// Goes on at a node. The graph was checked when the campaign was activated; where it leads nowhere all the same, that
+    /// is the end.
     fn go_on(&mut self, index: usize, node: Option<&str>) {
-        if let Some(way) = self.ways.get_mut(index) {
-            way.go_to(node);
-        }
-        if node.is_none() {
-            self.end(index, EnrollmentState::Exited);
+        let Some(way) = self.ways.get_mut(index) else { return };
+        way.enrollment.is_waiting = false;
+        way.enrollment.steps += 1;
+        match node {
+            Some(node) => node.clone_into(&mut way.enrollment.node),
+            None => self.end(index, EnrollmentState::Exited),
         }
     }
 
@@ -315,17 +305,23 @@ impl Turn<'_> {
     }
 
     async fn assign(&mut self, assignments: &[(usize, Vec<TagId>)]) -> Result<()> {
-        let mut wishes = Vec::with_capacity(assignments.len());
+        let (mut wishes, mut wishers) = (Vec::with_capacity(assignments.len()), Vec::with_capacity(assignments.len()));
         for (index, tags) in assignments {
             let tag_ids = self.present(*index, tags);
             let Some(way) = self.ways.get(*index).filter(|_| !tag_ids.is_empty()) else { continue };
             let (workspace_id, contact) = way.key();
             wishes.push(Assignment { workspace_id, contact, tag_ids, kind: TagKind::Manual, origin: way.origin() });
+            wishers.push(*index);
         }
         if !wishes.is_empty() {
             // Boxed, since assigning lets contacts enter campaigns.
-            let (_, caused) = Box::pin(assign_only(self.tx, &wishes)).await?;
+            let (results, caused) = Box::pin(assign_only(self.tx, &wishes)).await?;
             self.caused.extend(caused);
+            for (index, result) in wishers.into_iter().zip(results) {
+                if let Err(error) = result {
+                    self.fail(index, &error.to_string());
+                }
+            }
         }
         assignments.iter().for_each(|(index, _)| self.next(*index));
         Ok(())
@@ -431,6 +427,9 @@ impl Turn<'_> {
         if changed.values == contact.values {
             return Ok(None);
         }
+        if changed.values.len() > MAX_VALUES || changed.values_bytes() > MAX_VALUES_BYTES {
+            return Err("its contact has no room for the value");
+        }
         changed.version += 1;
         changed.updated = self.tx.now();
         Ok(Some(changed))
@@ -471,24 +470,30 @@ impl Turn<'_> {
 
     async fn stop(&mut self, stops: &[(usize, CampaignId)]) -> Result<()> {
         for (index, id) in stops {
-            let Some(way) = self.ways.get(*index) else { continue };
+            // One that was stopped itself a moment ago stops nobody.
+            let Some(way) = self.ways.get(*index).filter(|way| way.is_on) else { continue };
             let (own, contact, config) =
                 (way.enrollment.campaign_id, way.enrollment.contact_id, Arc::clone(&way.config));
             if *id == own {
                 self.end(*index, EnrollmentState::Exited);
                 continue;
             }
-            // One that is led here as well, be it on its way or at a wait, has its place written after this.
-            for other in self.ways.iter_mut().filter(|way| way.enrollment.state == EnrollmentState::Running) {
-                if (other.enrollment.campaign_id, other.enrollment.contact_id) == (*id, contact) {
-                    other.end(EnrollmentState::Exited, self.tx.now());
-                }
+            // What the database says of those that are led here isn't so any more.
+            let is_meant = |way: &Way| (way.enrollment.campaign_id, way.enrollment.contact_id) == (*id, contact);
+            match self.ways.iter().position(is_meant) {
+                Some(other) => self.stop_here(other),
+                None => self.caused.extend(take_out(self.tx, &config, &[(*id, contact)]).await?.1),
             }
-            let (_, finished) = take_out(self.tx, &config, &[(*id, contact)]).await?;
-            self.caused.extend(finished);
             self.next(*index);
         }
         Ok(())
+    }
+
+    /// Ends a way that is led here too, be it on its way or at a wait. It may have ended by itself.
+    fn stop_here(&mut self, index: usize) {
+        if self.ways.get(index).is_some_and(|way| way.enrollment.state == EnrollmentState::Running) {
+            self.end(index, EnrollmentState::Exited);
+        }
     }
 }
 

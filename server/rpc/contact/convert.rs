@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
-use crate::domain::contact::{Contact, ContactStatus, Email, Phone};
-use crate::domain::field::{FieldKey, FieldType, FieldValue, render_stored, standard_field};
+use crate::domain::contact::{Contact, ContactStatus, Email, MAX_VALUES, MAX_VALUES_BYTES, Phone};
+use crate::domain::field::{FieldKey, FieldType, FieldValue, standard_field, stored_text};
 use crate::domain::time::Micros;
 use crate::error::{Result, Violations};
 use crate::ids::ContactId;
@@ -19,10 +19,6 @@ use crate::store::contact::ContactRef;
 
 /// The fields that an update can name, beside single values.
 pub(super) const UPDATABLE: [&str; 4] = ["email", "phone", "status", VALUES];
-/// The most bytes of a contact's keys and values together.
-const MAX_VALUES_BYTES: usize = 512 * 1_024;
-/// The most values of a contact.
-const MAX_VALUES: usize = 500;
 
 const VALUES: &str = "values";
 const EMAIL_PATH: &str = "contact.email";
@@ -275,7 +271,7 @@ fn check_whole(contact: &Contact) -> Result<()> {
     if contact.values.len() > MAX_VALUES {
         violations.add(VALUES_PATH, "MAP_MAX_PAIRS", format!("a contact has at most {MAX_VALUES} values"));
     }
-    let bytes: usize = contact.values.iter().map(|(key, value)| key.len() + rendered(value).len()).sum();
+    let bytes = contact.values_bytes();
     if bytes > MAX_VALUES_BYTES {
         violations.add(
             VALUES_PATH,
@@ -291,11 +287,6 @@ fn value_path(key: &str) -> String {
     format!("{VALUES_PATH}[{}]", Value::from(key))
 }
 
-/// A stored value as text, which is the same for all types.
-fn rendered(value: &Value) -> std::borrow::Cow<'_, str> {
-    render_stored(FieldType::Paragraph, value).map_or(std::borrow::Cow::Borrowed(""), |rendered| rendered.text)
-}
-
 /// The status on the wire; none for UNSPECIFIED.
 pub(super) fn status_of(status: i32) -> Option<ContactStatus> {
     ContactStatus::from_code(code(status))
@@ -308,7 +299,7 @@ pub(super) fn to_pb(contact: &Contact) -> pb::Contact {
         email: contact.email.as_ref().map(|email| email.as_str().to_owned()).unwrap_or_default(),
         phone: contact.phone.as_ref().map(|phone| phone.as_str().to_owned()).unwrap_or_default(),
         status: contact.status.code().into(),
-        values: contact.values.iter().map(|(key, value)| (key.clone(), rendered(value).into_owned())).collect(),
+        values: contact.values.iter().map(|(key, value)| (key.clone(), stored_text(value).into_owned())).collect(),
         create_time: Some(timestamp(contact.created)),
         update_time: Some(timestamp(contact.updated)),
         etag: etag_of(contact.version),

@@ -6,11 +6,13 @@ use taghook_client::Code;
 use taghook_client::v1::campaign::Reentry;
 use taghook_client::v1::delivery::Source;
 use taghook_client::v1::enrollment::State;
+use taghook_client::v1::field::Type;
+use taghook_client::v1::list_events_request::Filter;
 use taghook_client::v1::smart_rule::AttributeMatch;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Parameter, SystemValue};
 use taghook_client::v1::{
-    CreateTagRequest, DeleteCampaignRequest, DeleteContactRequest, DeleteWebhookRequest, ErrorReason,
+    Contact, CreateTagRequest, DeleteCampaignRequest, DeleteContactRequest, DeleteWebhookRequest, ErrorReason, Event,
     ExitContactRequest, GetContactRequest, ListEnrollmentsRequest, ListEventsRequest, SmartRule, Tag, tag,
 };
 
@@ -19,6 +21,13 @@ use super::{
     rows, set, stands_at, start, stop, wait, wait_until,
 };
 use crate::support::{Database, FromDatabase, Hand, Receiver, Taghook, both, check_error, seconds, within};
+
+/// What a contact's timeline has of types that start so.
+async fn told(t: &Taghook, contact: &Contact, prefix: &str) -> Vec<Event> {
+    let filter = Filter { type_prefix: prefix.into(), ..Default::default() };
+    let request = ListEventsRequest { contact_id: contact.id.clone(), filter: Some(filter), ..Default::default() };
+    t.client.events().list_events(request).await.expect("a timeline").into_inner().events
+}
 
 /// A server whose clock the test moves.
 struct Timed {
@@ -248,6 +257,38 @@ both! {
         assert_eq!(ended(&t, &waits).await[0].state(), State::Exited);
     }
 
+    async fn who_ends_and_is_stopped_at_the_same_moment_ends_once(t: Taghook) {
+        let (contact, begin) = (t.contact("ada@example.com").await, t.tag("begin").await);
+        let rule = SmartRule { event_type: "campaign.finished".into(), ..Default::default() };
+        let heard = Tag { name: "f".into(), kind: tag::Kind::Smart.into(), rule: Some(rule), ..Default::default() };
+        let request = CreateTagRequest { tag: Some(heard), ..Default::default() };
+        t.client.tags().create_tag(request).await.unwrap();
+        let short = campaign(&t, "short", Some(&begin), vec![exit()]).await;
+        let nodes = vec![go_to("first", "stop"), node("stop", "exit", stop(&short)), exit()];
+        let stops = campaign(&t, "stops", Some(&begin), nodes).await;
+        t.assign(&contact, &begin).await;
+        ended(&t, &stops).await;
+        assert_eq!(ended(&t, &short).await[0].state(), State::Finished);
+        assert_eq!(told(&t, &contact, "campaign.finished").await.len(), 2);
+    }
+
+    async fn a_value_that_a_contact_has_no_room_for_is_not_set_and_told(t: Taghook) {
+        let long = "x".repeat(65_000);
+        let keys: Vec<_> = (0..9).map(|index| format!("notes_{index}")).collect();
+        for key in &keys {
+            t.custom_field(key, Type::Paragraph).await;
+        }
+        let values: Vec<_> = keys[..8].iter().map(|key| (key.as_str(), long.as_str())).collect();
+        let contact = t.contact_with("ada@example.com", &values).await;
+        let nodes = vec![node("set", "city", set(&keys[8], &long)), node("city", "exit", set("city", "Ulm")), exit()];
+        let campaign = campaign(&t, "c", None, nodes).await;
+        enroll(&t, &campaign, &contact).await;
+        assert_eq!(ended(&t, &campaign).await[0].state(), State::Finished);
+        let [failed] = &told(&t, &contact, "campaign.step_failed").await[..] else { panic!("one step failed") };
+        let attributes = format!("{:?}", failed.attributes);
+        assert!(attributes.contains("set: its contact has no room for the value"), "{attributes}");
+    }
+
     async fn smart_tags_hear_of_campaigns(t: Taghook) {
         let contact = t.contact("ada@example.com").await;
         let smart = async |name: &str, event_type: &str| {
@@ -271,17 +312,8 @@ both! {
         let first = campaign(&t, "first", Some(&ping), other(&pong)).await;
         let second = campaign(&t, "second", Some(&pong), other(&ping)).await;
         t.assign(&contact, &ping).await;
-        let filter = taghook_client::v1::list_events_request::Filter {
-            type_prefix: "campaign.not_started".into(),
-            ..Default::default()
-        };
         within("the end of the circle", async {
-            let request = ListEventsRequest {
-                contact_id: contact.id.clone(),
-                filter: Some(filter.clone()),
-                ..Default::default()
-            };
-            while t.client.events().list_events(request.clone()).await.unwrap().into_inner().events.is_empty() {}
+            while told(&t, &contact, "campaign.not_started").await.is_empty() {}
         })
         .await;
         assert_eq!((ended(&t, &first).await.len(), ended(&t, &second).await.len()), (5, 4));
@@ -304,13 +336,7 @@ both! {
         enroll(&t, &campaign, &contact).await;
         assert_eq!(ended(&t, &campaign).await[0].state(), State::Finished);
         assert_eq!(t.held_tags(&contact).await, [done.id.as_str()]);
-        let filter = taghook_client::v1::list_events_request::Filter {
-            type_prefix: "campaign.step_failed".into(),
-            ..Default::default()
-        };
-        let request =
-            ListEventsRequest { contact_id: contact.id.clone(), filter: Some(filter), ..Default::default() };
-        assert_eq!(t.client.events().list_events(request).await.unwrap().into_inner().events.len(), 2);
+        assert_eq!(told(&t, &contact, "campaign.step_failed").await.len(), 2);
         assert_eq!(receiver.count(), 0);
     }
 

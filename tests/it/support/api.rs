@@ -26,6 +26,14 @@ impl Api {
         self.client.contacts().create_contact(request).await.expect("a contact").into_inner()
     }
 
+    /// A custom field.
+    pub(crate) async fn custom_field(&self, key: &str, r#type: v1::field::Type) {
+        let field =
+            v1::Field { key: key.into(), display_name: key.into(), r#type: r#type.into(), ..Default::default() };
+        let request = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
+        self.client.fields().create_field(request).await.expect("a field");
+    }
+
     /// A tag.
     pub(crate) async fn tag(&self, name: &str) -> Tag {
         let tag = Tag { name: name.into(), ..Default::default() };
