@@ -7,28 +7,24 @@ use serde_json::{Map, Number, Value};
 use tonic::{Request, Response, Status};
 
 use super::Services;
-use super::auth::Caller;
-use super::call::{Call, request_key};
+use super::batch::Batch;
+use super::call::Call;
 use super::contact::read_contact_ref;
 use super::convert::{parse_time, refuse_nul, timestamp};
 use super::page::Page;
-use crate::automation::{Origin, Recorded, Recording, run_each};
+use crate::automation::{Origin, Recorded, Recording};
 use crate::domain::event::{CATALOGUE, Event, EventType, MAX_ATTRIBUTES_BYTES};
-use crate::domain::time::Micros;
-use crate::error::{Error, Result, Violations};
+use crate::error::{Result, Violations};
 use crate::ids::{ContactId, EventId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::pb::batch_record_events_response::Result as ItemResult;
 use crate::pb::batch_record_events_response::result::Result as ItemAnswer;
 use crate::store::contact::ContactRef;
 use crate::store::event::{Place, TimelineFilter};
-use crate::store::request::RequestKey;
 use crate::store::{self, Store};
 
 /// How far in the future an event may lie: clocks differ.
 const MAX_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// The most items of a batch.
-const MAX_BATCH: usize = 1_000;
 /// How deep attributes may be nested.
 const MAX_DEPTH: usize = 20;
 /// Up to here a double holds every whole number.
@@ -42,11 +38,11 @@ impl pb::event_service_server::EventService for Services {
     ) -> Result<Response<pb::RecordEventResponse>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
-        let (workspace, origin) = (call.workspace()?, call.origin());
-        let draft = Draft::read(std::mem::take(&mut call.message), self.store.clock().now(), &mut call.violations);
-        let draft = call.finish_with(draft)?;
-        let recorded = self.recorder.commit(draft.recording(&self.store, workspace, origin), key).await?;
-        Ok(Response::new(draft.answer(recorded)))
+        let (origin, message) = ((call.workspace()?, &call.origin()), std::mem::take(&mut call.message));
+        let wish = read_recording(&self.store, message, origin, &mut call.violations);
+        let wish = call.finish_with(wish)?;
+        let recorded = self.recorder.commit(wish.clone(), key).await?;
+        Ok(Response::new(recorded_to_pb(wish, recorded)))
     }
 
     async fn batch_record_events(
@@ -55,23 +51,11 @@ impl pb::event_service_server::EventService for Services {
     ) -> Result<Response<pb::BatchRecordEventsResponse>, Status> {
         let mut call = Call::open(request)?;
         let items = std::mem::take(&mut call.message.requests);
-        check_batch_size(items.len(), &mut call.violations);
-        call.finish()?;
-        let (workspace, origin) = (call.workspace()?, call.origin());
-        let drafts: Vec<Result<(Draft, Option<RequestKey>)>> =
-            items.into_iter().map(|item| read_item(&call.caller, item, self.store.clock().now())).collect();
-        let recordings = drafts.iter().flatten();
-        let recordings: Vec<_> = recordings
-            .map(|(draft, key)| (draft.recording(&self.store, workspace, origin.clone()), key.as_ref()))
-            .collect();
-        let wishes: Vec<_> = recordings.iter().map(|(recording, key)| (recording, *key)).collect();
-        let mut recorded = run_each(&self.store, &wishes, |_| true).await?.into_iter();
-        let results = drafts.into_iter().map(|draft| {
-            let (draft, _) = draft?;
-            let recorded = recorded.next().unwrap_or_else(|| Err(Error::internal("an item got no result")));
-            Ok(draft.answer(recorded?))
-        });
-        Ok(Response::new(pb::BatchRecordEventsResponse { results: results.map(item_to_pb).collect() }))
+        let origin = (call.workspace()?, &call.origin());
+        let batch =
+            Batch::read(&mut call, items, |item, violations| read_recording(&self.store, item, origin, violations))?;
+        let results = batch.run(&self.store, recorded_to_pb).await?;
+        Ok(Response::new(pb::BatchRecordEventsResponse { results: results.into_iter().map(item_to_pb).collect() }))
     }
 
     async fn list_event_types(
@@ -117,22 +101,6 @@ fn parse_filter(filter: pb::list_events_request::Filter, violations: &mut Violat
     }
 }
 
-/// Refuses a batch that is empty or too large; the items are left out of the proto's rules, and with them their number.
-fn check_batch_size(items: usize, violations: &mut Violations) {
-    if items == 0 || items > MAX_BATCH {
-        violations.add_if_new("requests", "ITEMS", format!("must have 1 to {MAX_BATCH} items; has {items}"));
-    }
-}
-
-fn read_item(caller: &Caller, mut item: pb::RecordEventRequest, now: Micros) -> Result<(Draft, Option<RequestKey>)> {
-    let mut violations = Violations::default();
-    violations.check_rules("", &item)?;
-    let key = request_key(caller, &mut item, "request_id", &mut violations);
-    let draft = Draft::read(item, now, &mut violations);
-    violations.finish()?;
-    Ok((draft.ok_or_else(|| Error::internal("a field was refused without a word"))?, key))
-}
-
 fn item_to_pb(result: Result<pb::RecordEventResponse>) -> ItemResult {
     let answer = match result {
         Ok(response) => ItemAnswer::Response(response),
@@ -141,55 +109,48 @@ fn item_to_pb(result: Result<pb::RecordEventResponse>) -> ItemResult {
     ItemResult { result: Some(answer) }
 }
 
-/// An event to record.
-struct Draft {
-    contact: ContactRef,
-    event_type: EventType,
-    attributes: Option<Value>,
-    /// `None` for the time of the recording.
-    event_time: Option<Micros>,
+/// Reads an event to record.
+fn read_recording(
+    store: &Store,
+    request: pb::RecordEventRequest,
+    (workspace_id, origin): (WorkspaceId, &Origin),
+    violations: &mut Violations,
+) -> Option<Recording> {
+    let now = store.clock().now();
+    let contact = read_contact_ref(&request.contact_id, &request.email, violations);
+    let given = request.event.unwrap_or_default();
+    let event_type = violations.take("event.type", "EVENT_TYPE", EventType::parse(&given.r#type));
+    let attributes = given.attributes.map(read_attributes).transpose();
+    let attributes = violations.take("event.attributes", "ATTRIBUTES", attributes);
+    let event_time = parse_time("event.event_time", given.event_time, violations);
+    if event_time.is_some_and(|time| time > now.saturating_add(MAX_AHEAD)) {
+        violations.add_if_new("event.event_time", "FUTURE", "must be at most 5 minutes in the future");
+    }
+    Some(Recording {
+        id: EventId::generate(now, store.entropy()),
+        workspace_id,
+        contact: contact?,
+        event_type: event_type?.as_str().to_owned(),
+        attributes: attributes?,
+        event_time,
+        origin: origin.clone(),
+    })
 }
 
-impl Draft {
-    fn read(request: pb::RecordEventRequest, now: Micros, violations: &mut Violations) -> Option<Self> {
-        let contact = read_contact_ref(&request.contact_id, &request.email, violations);
-        let given = request.event.unwrap_or_default();
-        let event_type = violations.take("event.type", "EVENT_TYPE", EventType::parse(&given.r#type));
-        let attributes = given.attributes.map(read_attributes).transpose();
-        let attributes = violations.take("event.attributes", "ATTRIBUTES", attributes);
-        let event_time = parse_time("event.event_time", given.event_time, violations);
-        if event_time.is_some_and(|time| time > now.saturating_add(MAX_AHEAD)) {
-            violations.add_if_new("event.event_time", "FUTURE", "must be at most 5 minutes in the future");
-        }
-        Some(Self { contact: contact?, event_type: event_type?, attributes: attributes?, event_time })
-    }
-
-    fn recording(&self, store: &Store, workspace_id: WorkspaceId, origin: Origin) -> Recording {
-        Recording {
-            id: EventId::generate(store.clock().now(), store.entropy()),
-            workspace_id,
-            contact: self.contact.clone(),
-            event_type: self.event_type.as_str().to_owned(),
-            attributes: self.attributes.clone(),
-            event_time: self.event_time,
-            origin,
-        }
-    }
-
-    fn answer(self, recorded: Recorded) -> pb::RecordEventResponse {
-        let event = Event {
-            id: Some(recorded.id),
-            contact_id: recorded.contact_id,
-            event_type: self.event_type.as_str().to_owned(),
-            attributes: self.attributes,
-            tag_id: None,
-            delivery_id: None,
-            webhook_id: None,
-            event_time: recorded.event_time,
-            recorded: recorded.recorded,
-        };
-        pb::RecordEventResponse { event: Some(to_pb(event)) }
-    }
+/// The event as it was recorded, by this call or by an earlier one with its request id.
+fn recorded_to_pb(wish: Recording, recorded: Recorded) -> pb::RecordEventResponse {
+    let event = Event {
+        id: Some(recorded.id),
+        contact_id: recorded.contact_id,
+        event_type: wish.event_type,
+        attributes: wish.attributes,
+        tag_id: None,
+        delivery_id: None,
+        webhook_id: None,
+        event_time: recorded.event_time,
+        recorded: recorded.recorded,
+    };
+    pb::RecordEventResponse { event: Some(to_pb(event)) }
 }
 
 /// Why attributes can't be kept. Never repeats them.

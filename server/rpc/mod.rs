@@ -5,6 +5,7 @@
 //! reaches its service.
 
 pub mod auth;
+mod batch;
 mod call;
 mod call_body;
 mod campaign;

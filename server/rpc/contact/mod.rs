@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use self::convert::{Parts, Patch, UPDATABLE, is_value_path, status_of, to_pb};
 use super::Services;
+use super::batch::Batch;
 use super::call::{Call, check_etag};
 use super::convert::{parse_time, refuse_nul, texts, timestamp};
 use super::mask;
@@ -191,15 +192,9 @@ impl pb::contact_service_server::ContactService for Services {
     ) -> Result<Response<pb::TagContactResponse>, Status> {
         let mut call = Call::open(request)?;
         let key = call.request_key();
-        let assignment = tagging::read(&call.message, &mut call.violations);
-        let (contact, tag_ids) = call.finish_with(assignment)?;
-        let assignment = Assignment {
-            workspace_id: call.workspace()?,
-            contact,
-            tag_ids,
-            kind: TagKind::Manual,
-            origin: call.origin(),
-        };
+        let origin = (call.workspace()?, &call.origin());
+        let assignment = tagging::read(&call.message, origin, &mut call.violations);
+        let assignment = call.finish_with(assignment)?;
         let assigned = self.assigner.commit(assignment, key).await?;
         Ok(Response::new(tagging::tagged_to_pb(&assigned)))
     }
@@ -230,14 +225,10 @@ impl pb::contact_service_server::ContactService for Services {
     ) -> Result<Response<pb::BatchTagContactsResponse>, Status> {
         let mut call = Call::open(request)?;
         let items = std::mem::take(&mut call.message.requests);
-        tagging::check_batch_size(items.len(), &mut call.violations);
-        call.finish()?;
-        let (workspace, origin) = (call.workspace()?, call.origin());
-        let mut batch = tagging::Batch::default();
-        for item in items {
-            batch.add(&call.caller, workspace, &origin, item);
-        }
-        let results = batch.run(&self.store).await?;
+        let origin = (call.workspace()?, &call.origin());
+        let batch = Batch::read(&mut call, items, |item, violations| tagging::read(&item, origin, violations))?;
+        let results = batch.run(&self.store, |_, assigned| tagging::tagged_to_pb(&assigned)).await?;
+        let results = results.into_iter().map(tagging::item_to_pb).collect();
         Ok(Response::new(pb::BatchTagContactsResponse { results }))
     }
 
