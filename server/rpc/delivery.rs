@@ -14,6 +14,7 @@ use super::{delivery_stats, replay};
 use crate::domain::delivery::{Attempt, Cause, Delivery, Reason, Source, State};
 use crate::domain::outcome::{Kind, Outcome};
 use crate::domain::request::Method;
+use crate::domain::time::Micros;
 use crate::domain::webhook::WebhookState;
 use crate::error::{Error, Result, Violations};
 use crate::ids::{DeliveryId, WorkspaceId};
@@ -35,7 +36,7 @@ impl pb::delivery_service_server::DeliveryService for Services {
         let id = call.id("id", &call.message.id.clone());
         let id = call.finish_with(id)?;
         let delivery = store::delivery::get(self.store.read(), call.workspace()?, id).await?;
-        Ok(Response::new(to_pb(delivery)))
+        Ok(Response::new(to_pb(delivery, self.store.clock().now())))
     }
 
     async fn list_deliveries(
@@ -53,7 +54,8 @@ impl pb::delivery_service_server::DeliveryService for Services {
             store::delivery::list(db, call.workspace()?, &filter, page.after().copied(), page.limit()).await?;
         let (deliveries, next_page_token) = page.cut(deliveries, |delivery| delivery.id);
         // Lists don't carry values.
-        let in_list = |delivery| pb::Delivery { parameters: Vec::new(), ..to_pb(delivery) };
+        let now = self.store.clock().now();
+        let in_list = |delivery| pb::Delivery { parameters: Vec::new(), ..to_pb(delivery, now) };
         Ok(Response::new(pb::ListDeliveriesResponse {
             deliveries: deliveries.into_iter().map(in_list).collect(),
             next_page_token,
@@ -90,7 +92,7 @@ impl pb::delivery_service_server::DeliveryService for Services {
         let make = |tx: Tx| async move { Ok((retry(&tx, workspace, id).await?, id.to_string())) };
         let again = |tx: Tx, _| async move { store::delivery::get(tx.db(), workspace, id).await };
         let delivery = self.store.write_once("retry_delivery", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(delivery)))
+        Ok(Response::new(to_pb(delivery, self.store.clock().now())))
     }
 
     async fn cancel_delivery(
@@ -104,7 +106,7 @@ impl pb::delivery_service_server::DeliveryService for Services {
         let make = |tx: Tx| async move { Ok((cancel(&tx, workspace, id).await?, id.to_string())) };
         let again = |tx: Tx, _| async move { store::delivery::get(tx.db(), workspace, id).await };
         let delivery = self.store.write_once("cancel_delivery", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(delivery)))
+        Ok(Response::new(to_pb(delivery, self.store.clock().now())))
     }
 
     async fn create_replay(&self, request: Request<pb::CreateReplayRequest>) -> Result<Response<pb::Replay>, Status> {
@@ -244,8 +246,8 @@ fn outcome_to_pb(outcome: &Outcome) -> pb::Outcome {
     }
 }
 
-/// A delivery on the wire.
-pub(super) fn to_pb(delivery: Delivery) -> pb::Delivery {
+/// A delivery on the wire. One that is due is about to be sent, or waits for a sender: nobody knows when.
+pub(super) fn to_pb(delivery: Delivery, now: Micros) -> pb::Delivery {
     let (method, encoding) = delivery.snapshot.as_ref().map_or((0, 0), |snapshot| match snapshot.method {
         // A GET has no body to encode.
         Method::Get => (snapshot.method.code(), 0),
@@ -266,7 +268,7 @@ pub(super) fn to_pb(delivery: Delivery) -> pb::Delivery {
         activation_tag_ids: texts(&delivery.tag_ids),
         trigger_time: Some(timestamp(delivery.trigger_time)),
         create_time: Some(timestamp(delivery.created)),
-        next_attempt_time: delivery.due.map(timestamp),
+        next_attempt_time: delivery.due.filter(|due| *due > now).map(timestamp),
         finish_time: delivery.finished.map(timestamp),
         attempt_count: i32::try_from(delivery.attempt_count).unwrap_or(i32::MAX),
         coalesced_count: i32::try_from(delivery.coalesced_count).unwrap_or(i32::MAX),

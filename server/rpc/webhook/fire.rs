@@ -60,7 +60,7 @@ pub(super) async fn test(
     let (delivery, attempt) = result_of(&services.store, workspace, id).await?;
     Ok(pb::TestWebhookResponse {
         attempt: attempt.map(|attempt| attempt_to_pb(id, attempt)),
-        delivery: Some(to_pb(delivery)),
+        delivery: Some(to_pb(delivery, services.store.clock().now())),
     })
 }
 

@@ -2824,8 +2824,9 @@ pub struct Delivery {
     #[prost(message, optional, tag = "10")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
     /// next_attempt_time is when the next attempt is due, the end of the cooldown for a DEFERRED one.
-    /// Unset when none is due: final deliveries, those that a paused or disabled webhook holds, and those
-    /// that wait until their endpoint has room, or until an earlier one of the same contact is final.
+    /// Never in the past. Unset when none is to come, or nobody knows when: final deliveries, those that are
+    /// being sent or due, those that a paused or disabled webhook holds, and those that wait until their
+    /// endpoint has room, or until an earlier one of the same contact is final.
     #[prost(message, optional, tag = "11")]
     pub next_attempt_time: ::core::option::Option<::prost_types::Timestamp>,
     /// finish_time is when it became final; unset while it isn't. Deliveries are kept 90 days from then,
@@ -2950,7 +2951,7 @@ pub mod delivery {
         Unspecified = 0,
         /// STATE_DEFERRED: waits, without values, for the end of the cooldown.
         Deferred = 1,
-        /// STATE_WAITING: due at next_attempt_time; without one it waits until its endpoint has room.
+        /// STATE_WAITING: due at next_attempt_time; without one it waits for a sender or its endpoint to have room.
         Waiting = 2,
         /// STATE_SENDING: an attempt is in flight.
         Sending = 3,
