@@ -9,11 +9,13 @@ use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::stream_outcomes_response::Message;
 use taghook_client::v1::trigger_decision::Decision;
 use taghook_client::v1::{
-    Contact, DeliveryFilter, ErrorReason, GetTagRequest, OutcomeFilter, StreamOutcomesRequest, TagContactRequest,
+    BatchTagContactsRequest, Contact, DeliveryFilter, ErrorReason, GetTagRequest, OutcomeFilter, StreamOutcomesRequest,
+    TagContactRequest, TriggerWebhookRequest,
 };
 use taghook_client::{Code, Start};
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::support::postgres::Postgres;
 use crate::support::{
@@ -129,14 +131,20 @@ both! {
         assert!(matches!(start.message, Some(Message::Checkpoint(_))));
         let id = server.decide(&contact, &tag).await.delivery_ids.remove(0);
         receiver.recv().await;
+        // Something has happened since the start of the stream.
+        assert_eq!(server.decide(&contact, &tag).await.decision(), Decision::Suppressed);
+        let suppressed = within("an outcome", stream.message()).await.unwrap().unwrap();
+        assert!(matches!(suppressed.message, Some(Message::Outcome(_))), "{suppressed:#?}");
 
         let stopping = tokio::spawn(server.terminate());
         health.until(false).await;
-        let mut last = start;
+        let mut rest = Vec::new();
         while let Some(message) = within("the end of the stream", stream.message()).await.unwrap() {
-            last = message;
+            rest.push(message);
         }
+        let last = rest.pop().expect("a last message");
         assert!(matches!(last.message, Some(Message::Checkpoint(_))), "{last:#?}");
+        assert_ne!(last.cursor, start.cursor);
         assert!(!stopping.is_finished());
         gate.open();
         let (status, log) = within("the end of the program", stopping).await.unwrap();
@@ -150,6 +158,36 @@ both! {
         assert_eq!((receiver.count(), receiver.connections()), (1, 1));
         let (status, _) = server.terminate().await;
         assert!(status.success(), "{status}");
+    }
+
+    /// What isn't finished within the grace is cut off, the program says so by its status, and the next one sends it again.
+    async fn an_attempt_that_outlasts_the_grace_is_sent_again(database: Database) {
+        let mut receiver = Receiver::start().await;
+        let gate = Gate::closed();
+        receiver.answer_next([Answer::ok().behind(&gate)]);
+        let server = Process::serve_with(&database, &[("TAGHOOK_SHUTDOWN_GRACE_SECONDS", "1")]).await;
+        let contact = server.contact("ada@example.com").await;
+        let tag = server.tag("customer").await;
+        server.webhook(&receiver, &tag, |webhook| webhook.timeout = seconds(30)).await;
+        let id = server.decide(&contact, &tag).await.delivery_ids.remove(0);
+        let first = receiver.recv().await;
+
+        let began = Instant::now();
+        let (status, log) = server.terminate().await;
+        let took = began.elapsed();
+        // Long before the attempt's own end.
+        assert!((Duration::from_secs(1)..Duration::from_secs(10)).contains(&took), "{took:?}");
+        assert!(status.code().is_some_and(|code| code != 0), "{status}");
+        assert!(log.iter().any(|line| line.contains("the stop is forced")), "{log:#?}");
+
+        let server = Process::serve(&database).await;
+        let second = receiver.recv().await;
+        assert_eq!((first.webhook_id(), second.webhook_id()), (id.as_str(), id.as_str()));
+        let mut watch = Watch::beginning(&server.client).await;
+        assert_eq!(watch.expect(Kind::Delivered).await.delivery_id, id);
+        // Nobody knows what came of the first.
+        assert_eq!((server.attempts(&id).await.len(), receiver.count()), (1, 2));
+        server.kill().await;
     }
 }
 
@@ -315,11 +353,25 @@ async fn an_absent_database_is_told_and_survived() {
     let get = GetTagRequest { id: tag.id.clone() };
     let (contact_id, tag_ids) = (contact.id.clone(), vec![tag.id.clone()]);
     let request = TagContactRequest { contact_id, tag_ids, ..Default::default() };
-    let (mut tags, mut contacts) = (server.client.tags(), server.client.contacts());
-    let (read, written) = tokio::join!(tags.get_tag(get), contacts.tag_contact(request));
+    let batch = BatchTagContactsRequest { requests: vec![request.clone(); 2] };
+    let trigger =
+        TriggerWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+    let (mut tags, mut contacts, mut batches) =
+        (server.client.tags(), server.client.contacts(), server.client.contacts());
+    let (mut webhooks, mut deliveries) = (server.client.webhooks(), server.client.deliveries());
+    let (read, tagged, all_tagged, triggered, streamed) = tokio::join!(
+        tags.get_tag(get),
+        contacts.tag_contact(request),
+        batches.batch_tag_contacts(batch),
+        webhooks.trigger_webhook(trigger),
+        deliveries.stream_outcomes(StreamOutcomesRequest::default()),
+    );
     for error in [
         check_error(read, Code::Unavailable, ErrorReason::DatabaseUnavailable),
-        check_error(written, Code::Unavailable, ErrorReason::DatabaseUnavailable),
+        check_error(tagged, Code::Unavailable, ErrorReason::DatabaseUnavailable),
+        check_error(all_tagged, Code::Unavailable, ErrorReason::DatabaseUnavailable),
+        check_error(triggered, Code::Unavailable, ErrorReason::DatabaseUnavailable),
+        check_error(streamed, Code::Unavailable, ErrorReason::DatabaseUnavailable),
     ] {
         assert!(error.retry_after.is_some_and(|wait| wait > Duration::ZERO), "{error:?}");
         assert!(!error.message.contains("taghook-pg"), "{error:?}");
