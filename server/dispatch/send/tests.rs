@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -250,6 +250,25 @@ async fn silence_ends_at_the_deadline() {
     }
 }
 
+/// A full queue of a listener answers no further connection.
+#[tokio::test]
+async fn a_connection_that_is_never_made_ends_at_the_deadline() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = timeout_at(Instant::now() + Duration::from_millis(300), TcpStream::connect(address)).await {
+        queued.push(stream.unwrap());
+        assert!(queued.len() < 100, "the queue has no end");
+    }
+    for scheme in ["http", "https"] {
+        let report = sender().send(within(300, post(format!("{scheme}://{address}/")))).await;
+        assert_eq!(check_class(&report, ErrorClass::Timeout).status, None);
+        assert!((Duration::from_millis(300)..PATIENCE).contains(&report.duration), "{:?}", report.duration);
+    }
+}
+
 #[tokio::test]
 async fn broken_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -309,6 +328,38 @@ async fn forbidden_targets_are_never_dialled() {
     let report = half_open.send(post(format!("http://localhost:{port}/"))).await;
     check_class(&report, ErrorClass::EgressDenied);
     assert!(dialled.try_recv().is_err());
+}
+
+/// Nobody dials for a request on a kept connection; it is decided about all the same.
+#[tokio::test]
+async fn a_kept_connection_is_guarded() {
+    let (told, mut requests) = mpsc::unbounded_channel();
+    let address = serve(move |mut stream, number| {
+        let told = told.clone();
+        async move {
+            loop {
+                read_request(&mut stream).await?;
+                told.send(number).ok()?;
+                stream.write_all(OK).await.ok()?;
+            }
+        }
+    })
+    .await;
+    let https_only = EgressPolicy { require_https: true, ..loopback_policy() };
+    let other_ports = EgressPolicy { ports: "1-9".parse().unwrap(), ..loopback_policy() };
+    for (number, host) in ["127.0.0.1", "localhost"].into_iter().enumerate() {
+        let request = post(format!("http://{host}:{}/", address.port()));
+        let open = sender();
+        check_ok(&open.send(request.clone()).await, 200, b"ok");
+        for policy in [EgressPolicy::default(), https_only.clone(), other_ports.clone()] {
+            let closed = Sender { egress: Egress::new(policy), ..open.clone() };
+            check_class(&closed.send(request.clone()).await, ErrorClass::EgressDenied);
+        }
+        assert_eq!((requests.recv().await, requests.try_recv().ok()), (Some(number), None));
+        // It was there to be used.
+        check_ok(&open.send(request).await, 200, b"ok");
+        assert_eq!(requests.recv().await, Some(number));
+    }
 }
 
 #[tokio::test]

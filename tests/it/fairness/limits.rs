@@ -138,6 +138,43 @@ fn of(id: &str) -> Webhook {
     Webhook { id: id.to_owned(), ..Default::default() }
 }
 
+/// Waits until two servers share what endpoints take.
+async fn know_each_other(first: &Taghook, second: &Taghook) {
+    let both_known = async {
+        while [first, second].iter().any(|server| server.store().local().endpoints().servers() != 2) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the other server", both_known).await;
+}
+
+/// A rate is that of the endpoint: two servers together keep it; the clock is the test's.
+#[tokio::test]
+async fn servers_share_a_rate() {
+    let database = Database::postgres().await;
+    let (settings, clock) = database.settings().with_manual_clock();
+    let first = Taghook::start(database, settings).await;
+    let second = first.another().await;
+    know_each_other(&first, &second).await;
+    let (mut receiver, mut healthy) = (Receiver::start().await, Healthy::new(&first).await);
+    let webhook = webhook(&first, &receiver, |webhook| webhook.rate_limit = 4.0).await;
+    let contact = first.contact("ada@example.com").await;
+    for server in [&first, &second].into_iter().cycle().take(18) {
+        fire(server, &webhook, &contact, 1).await;
+    }
+    receiver.recv_all(4).await;
+    for (wait_ms, more) in [(0, 0), (499, 0), (1, 2), (499, 0), (1, 2), (10_000, 4), (499, 0), (1, 2)] {
+        let before = receiver.count();
+        clock.advance(Duration::from_millis(wait_ms));
+        receiver.recv_all(more).await;
+        healthy.is_served(&first).await;
+        healthy.is_served(&second).await;
+        assert_eq!(receiver.count(), before + more);
+    }
+    until_in(&first, &webhook, State::Delivered, 14).await;
+    assert_eq!(count_in(&second, &webhook, State::Waiting).await, 4);
+}
+
 /// A cap is that of the endpoint: two servers take half of it each.
 #[tokio::test]
 async fn servers_share_a_cap_and_the_work() {
@@ -145,12 +182,7 @@ async fn servers_share_a_cap_and_the_work() {
     let settings = database.settings();
     let first = Taghook::start(database, settings).await;
     let second = first.another().await;
-    let both_known = async {
-        while [&first, &second].iter().any(|server| server.store().local().endpoints().servers() != 2) {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the other server", both_known).await;
+    know_each_other(&first, &second).await;
     let mut receiver = Receiver::start().await;
     let gate = Gate::closed();
     receiver.answer(Answer::ok().behind(&gate));
