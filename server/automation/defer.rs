@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Origin;
 use super::fire::{TagMark, Trigger};
-use super::happen::is_triggered;
+use super::happen::heard_of;
 use super::react::react;
 use crate::domain::delivery::{Reason, State};
 use crate::error::Result;
@@ -64,7 +64,7 @@ pub async fn promote(
                 traceparent: delivery.traceparent.clone(),
             },
         };
-        heard.extend(is_triggered(tx, &trigger, Some(&delivery.id)));
+        heard.extend(heard_of(tx, &trigger, Some(&delivery.id)));
         // The last trigger has replaced the first one's time, as well as its tags.
         delivery.snapshot = Some(trigger.snapshot(event, delivery.id, delivery.trigger_time).into());
         delivery.state = State::Waiting;

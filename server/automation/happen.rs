@@ -82,11 +82,11 @@ pub(super) async fn note(tx: &Tx, happenings: &[Happening]) -> Result<()> {
 /// That webhooks were triggered, where somebody listens. The deliveries tell the timeline.
 pub(super) fn triggered(tx: &Tx, triggers: &[Trigger], decisions: &[TriggerDecision]) -> Vec<Happening> {
     let scheduled = triggers.iter().zip(decisions).filter(|(_, decision)| decision.decision == Decision::Scheduled);
-    scheduled.filter_map(|(trigger, decision)| is_triggered(tx, trigger, decision.delivery_ids.first())).collect()
+    scheduled.filter_map(|(trigger, decision)| heard_of(tx, trigger, decision.delivery_ids.first())).collect()
 }
 
 /// That a webhook was triggered, if somebody listens.
-pub(super) fn is_triggered(tx: &Tx, trigger: &Trigger, delivery: Option<&DeliveryId>) -> Option<Happening> {
+pub(super) fn heard_of(tx: &Tx, trigger: &Trigger, delivery: Option<&DeliveryId>) -> Option<Happening> {
     let is_heard = !trigger.config.listeners(WEBHOOK_TRIGGERED).is_empty() && trigger.source != Source::Test;
     let webhook = &trigger.webhook.webhook;
     let attributes = || {

@@ -178,7 +178,8 @@ pub struct Egress {
 #[serde(default, deny_unknown_fields)]
 pub struct Dispatch {
     /// How many requests this server sends at a time: 1 to 10,000. One webhook takes about half of them at most, and less
-    /// the more others are busy: so one slow endpoint never takes all. Default: 256.
+    /// the more others are busy: so one slow endpoint never takes all. What waits in the queue takes three quarters of them
+    /// at most: the rest is for what arrives. Default: 256.
     pub senders: usize,
 }
 
