@@ -10,6 +10,7 @@ use prost_types::{Struct, Value};
 use taghook_client::Client;
 use taghook_client::v1::batch_record_events_response::Result as Recorded;
 use taghook_client::v1::batch_record_events_response::result::Result as RecordedItem;
+use taghook_client::v1::batch_tag_contacts_response::Result as Tagged;
 use taghook_client::v1::batch_tag_contacts_response::result::Result as ItemAnswer;
 use taghook_client::v1::{
     BatchRecordEventsRequest, BatchTagContactsRequest, Event, RecordEventRequest, TagContactRequest,
@@ -49,22 +50,9 @@ impl Load {
         callers: usize,
         sink: &Sink,
     ) -> Result<Answered, Failure> {
-        let next = Arc::new(AtomicUsize::new(contacts.start));
-        self.run(callers, sink, move |load, client, sink| {
-            let (next, end) = (Arc::clone(&next), contacts.end);
-            async move {
-                let (mut calls, mut answers) = (Vec::new(), Vec::new());
-                loop {
-                    let contact = next.fetch_add(1, Ordering::Relaxed);
-                    if contact >= end {
-                        return Ok((calls, answers));
-                    }
-                    let began = sink.now_ns();
-                    client.contacts().tag_contact(load.request(contact)).await?;
-                    answers.push(sink.now_ns() - began);
-                    calls.push((contact, began));
-                }
-            }
+        self.run(contacts, (callers, 1), sink, |load, client, contacts| async move {
+            client.contacts().tag_contact(load.request(contacts.start)).await?;
+            Ok(())
         })
         .await
     }
@@ -76,32 +64,11 @@ impl Load {
         (callers, size): (usize, usize),
         sink: &Sink,
     ) -> Result<Answered, Failure> {
-        let next = Arc::new(AtomicUsize::new(contacts.start));
-        self.run(callers, sink, move |load, client, sink| {
-            let (next, end) = (Arc::clone(&next), contacts.end);
-            async move {
-                let (mut calls, mut answers) = (Vec::new(), Vec::new());
-                loop {
-                    let first = next.fetch_add(size, Ordering::Relaxed);
-                    let batch = first..end.min(first + size);
-                    if batch.is_empty() {
-                        return Ok((calls, answers));
-                    }
-                    let requests = batch.clone().map(|contact| load.request(contact)).collect();
-                    let began = sink.now_ns();
-                    let request = BatchTagContactsRequest { requests };
-                    let answer = client.contacts().batch_tag_contacts(request).await?.into_inner();
-                    answers.push(sink.now_ns() - began);
-                    calls.extend(batch.map(|contact| (contact, began)));
-                    let bad = answer.results.into_iter().find_map(|item| match item.result {
-                        Some(ItemAnswer::Response(_)) => None,
-                        other => Some(format!("{other:?}")),
-                    });
-                    if let Some(bad) = bad {
-                        return Err(bad.into());
-                    }
-                }
-            }
+        self.run(contacts, (callers, size), sink, |load, client, contacts| async move {
+            let requests = contacts.map(|contact| load.request(contact)).collect();
+            let answer = client.contacts().batch_tag_contacts(BatchTagContactsRequest { requests }).await?;
+            let is_bad = |item: &Tagged| !matches!(item.result, Some(ItemAnswer::Response(_)));
+            answer.into_inner().results.into_iter().find(is_bad).map_or(Ok(()), |bad| Err(format!("{bad:?}").into()))
         })
         .await
     }
@@ -138,46 +105,50 @@ impl Load {
         (callers, size): (usize, usize),
         sink: &Sink,
     ) -> Result<Answered, Failure> {
-        let next = Arc::new(AtomicUsize::new(contacts.start));
-        self.run(callers, sink, move |_, client, sink| {
-            let (next, end) = (Arc::clone(&next), contacts.end);
-            async move {
-                let (mut calls, mut answers) = (Vec::new(), Vec::new());
-                loop {
-                    let first = next.fetch_add(size, Ordering::Relaxed);
-                    let batch = first..end.min(first + size);
-                    if batch.is_empty() {
-                        return Ok((calls, answers));
-                    }
-                    let began = sink.now_ns();
-                    let mut requests: Vec<RecordEventRequest> = batch.clone().map(event).collect();
-                    if let (1, Some(request)) = (size, requests.pop()) {
-                        client.events().record_event(request).await?;
-                    } else {
-                        let requests = batch.clone().map(event).collect();
-                        let answer = client.events().batch_record_events(BatchRecordEventsRequest { requests }).await?;
-                        let is_bad = |item: &Recorded| !matches!(item.result, Some(RecordedItem::Response(_)));
-                        if let Some(bad) = answer.into_inner().results.into_iter().find(is_bad) {
-                            return Err(format!("{bad:?}").into());
-                        }
-                    }
-                    answers.push(sink.now_ns() - began);
-                    calls.extend(batch.map(|contact| (contact, began)));
-                }
+        self.run(contacts, (callers, size), sink, move |_, client, contacts| async move {
+            if size == 1 {
+                client.events().record_event(event(contacts.start)).await?;
+                return Ok(());
             }
+            let requests = contacts.map(event).collect();
+            let answer = client.events().batch_record_events(BatchRecordEventsRequest { requests }).await?;
+            let is_bad = |item: &Recorded| !matches!(item.result, Some(RecordedItem::Response(_)));
+            answer.into_inner().results.into_iter().find(is_bad).map_or(Ok(()), |bad| Err(format!("{bad:?}").into()))
         })
         .await
     }
 
-    async fn run<F, Fut>(&self, callers: usize, sink: &Sink, work: F) -> Result<Answered, Failure>
+    /// Takes `size` contacts after the other, by `callers` at a time; `send` makes the call for them.
+    async fn run<F, Fut>(
+        &self,
+        contacts: Range<usize>,
+        (callers, size): (usize, usize),
+        sink: &Sink,
+        send: F,
+    ) -> Result<Answered, Failure>
     where
-        F: Fn(Self, Client, Sink) -> Fut,
-        Fut: Future<Output = Result<(Vec<(usize, u64)>, Vec<u64>), Failure>> + Send + 'static,
+        F: Fn(Arc<Self>, Client, Range<usize>) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send,
     {
-        let start = Instant::now();
-        let mut running = JoinSet::new();
+        let (start, next) = (Instant::now(), Arc::new(AtomicUsize::new(contacts.start)));
+        let (load, mut running) = (Arc::new(self.clone()), JoinSet::new());
         for caller in 0..callers {
-            running.spawn(work(self.clone(), self.client(caller), sink.clone()));
+            let (next, send, end) = (Arc::clone(&next), send.clone(), contacts.end);
+            let (load, client, sink) = (Arc::clone(&load), self.client(caller), sink.clone());
+            running.spawn(async move {
+                let (mut calls, mut answers_ns) = (Vec::new(), Vec::new());
+                loop {
+                    let first = next.fetch_add(size, Ordering::Relaxed);
+                    let batch = first..end.min(first + size);
+                    if batch.is_empty() {
+                        return Ok::<_, Failure>((calls, answers_ns));
+                    }
+                    let began = sink.now_ns();
+                    send(Arc::clone(&load), client.clone(), batch.clone()).await?;
+                    answers_ns.push(sink.now_ns() - began);
+                    calls.extend(batch.map(|contact| (contact, began)));
+                }
+            });
         }
         let mut answered = Answered { took: Duration::ZERO, calls: Vec::new(), answers_ns: Vec::new() };
         while let Some(done) = running.join_next().await {
