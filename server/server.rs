@@ -340,8 +340,12 @@ async fn write_back(store: Store, url: String, stop: CancellationToken) {
     stop.cancelled().await;
 }
 
-/// Keeps this server's leases, and frees those of dead servers, until `stop`.
+/// Keeps this server's leases, and frees those of dead servers, until `stop`. On SQLite there are no others: nobody would
+/// look, and an idle server needn't wake the disk.
 async fn beat(store: Store, stop: CancellationToken) {
+    if store.is_sqlite() {
+        return stop.cancelled().await;
+    }
     let mut watchman = Watchman::default();
     loop {
         tokio::select! {
