@@ -125,6 +125,12 @@ impl Database {
         })
     }
 
+    /// The texts that a statement of PostgreSQL answers with.
+    pub(crate) async fn lines(&self, sql: &str) -> Result<Vec<String>, Failure> {
+        let mut db = PgConnection::connect(&self.url).await?;
+        Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut db).await?)
+    }
+
     /// Asks for a number until it is the expected one, but not for ever; answers with the last.
     pub(crate) async fn number_becomes(&self, sql: &str, expected: i64, patience: Duration) -> Result<i64, Failure> {
         let mut ticks = interval_at(Instant::now(), ASK_EVERY);

@@ -27,6 +27,9 @@ const WARM_UP: usize = 2_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Loads PostgreSQL's count of statements.
 const COUNT_STATEMENTS: &str = "shared_preload_libraries = 'pg_stat_statements'\n";
+/// The run that counts them, and how many of them are told.
+const STATEMENTS: &str = "statements at full speed";
+const COSTLIEST: usize = 12;
 
 /// Measures and prints.
 pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
@@ -44,7 +47,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
             }
             measured.extend(Bench::start(options, *kind, "").await?.measure().await?);
         }
-        if options.only.is_empty() && options.database.kinds().contains(&Kind::Postgres) {
+        if STATEMENTS.contains(&options.only) && options.database.kinds().contains(&Kind::Postgres) {
             measured.push(shown(statements(options).await?));
         }
         rows.push(measured);
@@ -56,7 +59,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     print(&rows, options.json.as_deref())
 }
 
-/// SQL statements for each delivery, as PostgreSQL counts them.
+/// SQL statements for each delivery, as PostgreSQL counts them; what each of the costliest takes is told beside the table.
 async fn statements(options: &Options) -> Result<Row, Failure> {
     let options = Options { calls: 10_000, ..options.clone() };
     let mut bench = Bench::start(&options, Kind::Postgres, COUNT_STATEMENTS).await?;
@@ -64,9 +67,18 @@ async fn statements(options: &Options) -> Result<Row, Failure> {
     bench.full_speed("", false).await?;
     let count = "SELECT SUM(calls)::bigint FROM pg_stat_statements WHERE toplevel";
     let statements = bench.database.number(count).await? as f64 / options.calls as f64;
+    let costs = format!(
+        "SELECT format('%s s/1000, %s calls: %s', round((total_exec_time / {calls})::numeric, 4), calls, \
+         left(regexp_replace(query, '[[:space:]]+', ' ', 'g'), 120)) FROM pg_stat_statements WHERE toplevel \
+         ORDER BY total_exec_time DESC LIMIT {COSTLIEST}",
+        calls = options.calls
+    );
+    for line in bench.database.lines(&costs).await? {
+        eprintln!("{line}");
+    }
     Ok(Row {
         database: Kind::Postgres.name().to_owned(),
-        what: "statements at full speed".to_owned(),
+        what: STATEMENTS.to_owned(),
         statements: Some(statements),
         ..Row::default()
     })
