@@ -184,7 +184,10 @@ fn close_broken(options: &mut ConnectOptions) {
     options.map_sqlx_sqlite_pool_opts(|pool| {
         pool.before_acquire(|db, _| {
             Box::pin(async move {
-                // After the rollback that may still be on its way.
+                if !db.is_in_transaction() {
+                    return Ok(true);
+                }
+                // Perhaps its rollback is still on its way.
                 db.ping().await?;
                 Ok(!db.is_in_transaction())
             })
