@@ -36,14 +36,17 @@ enum Chore {
         #[arg(long)]
         install: bool,
     },
-    /// Build the release server and measure it: speed, cost, memory, on SQLite and PostgreSQL. What follows `--` goes to
-    /// the program that measures: `cargo xtask bench -- speed --help`.
+    /// Build the server and measure it: speed, cost, memory, on SQLite and PostgreSQL. What follows `--` goes to the
+    /// program that measures: `cargo xtask bench -- speed --help`.
     Bench {
+        /// How the server is built: `release`, or `dist` as it is shipped, which takes many minutes more.
+        #[arg(long, default_value = "release")]
+        profile: String,
         /// What to measure, and how. Default: `speed`, with the JSON in target/bench/speed.json.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Build the release server and put load on it while it and its database are killed: nothing may be lost or stuck.
+    /// Build the server and put load on it while it and its database are killed: nothing may be lost or stuck.
     CrashTest {
         /// How long there is load, on each database.
         #[arg(long, default_value_t = 20)]
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().chore {
         Chore::Test { install: true } => check::install(),
         Chore::Test { install: false } => check::run(),
-        Chore::Bench { arguments } => bench::run(&arguments),
+        Chore::Bench { profile, arguments } => bench::run(&profile, &arguments),
         Chore::CrashTest { seconds, harms } => bench::crash_test(seconds, &harms),
         Chore::Gen { check } => generate::run(check),
         Chore::Baseline => check::write_baseline(),
