@@ -7,11 +7,13 @@ use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook::CooldownPolicy;
 use taghook_client::v1::{
-    ActivateCampaignRequest, BatchTagContactsRequest, Campaign, CampaignNode, Contact, CreateCampaignRequest,
-    CreateReplayRequest, CreateTagRequest, EnrollContactRequest, Event, RecordEventRequest, Replay, ReplayFilter,
-    RetryDeliveryRequest, SmartRule, Tag, TagContactRequest, TestWebhookRequest, TriggerWebhookRequest,
-    UpsertContactRequest, Webhook, tag,
+    ActivateCampaignRequest, BatchRecordEventsRequest, BatchTagContactsRequest, Campaign, CampaignNode, Contact,
+    CreateCampaignRequest, CreateContactRequest, CreateReplayRequest, CreateTagRequest, DeleteContactRequest,
+    EnrollContactRequest, Event, RecordEventRequest, Replay, ReplayFilter, RetryDeliveryRequest, SmartRule, Tag,
+    TagContactRequest, TestWebhookRequest, TriggerWebhookRequest, UpdateContactRequest, UpsertContactRequest, Webhook,
+    tag,
 };
+use tokio::task::JoinSet;
 use tonic::Request;
 
 use crate::support::{Answer, Api, Database, Received, Receiver, Taghook, Watch, both, delays};
@@ -143,6 +145,7 @@ both! {
             assert!(!receiver.recv().await.headers.contains_key("traceparent"), "{parent}");
         }
     }
+
     /// Calls at once share a commit, but not their traces.
     async fn each_of_many_calls_hands_on_its_own_trace(t: Taghook) {
         const EACH: usize = 6;
@@ -154,7 +157,7 @@ both! {
             contacts.push(t.contact(&format!("c{index}@example.com")).await);
         }
         let (singles, batches) = contacts.split_at(2 * EACH);
-        let mut calls = tokio::task::JoinSet::new();
+        let mut calls = JoinSet::new();
         for (contact, parent) in singles.iter().zip([PARENT, STRANGER].into_iter().cycle()) {
             let (client, request) = (t.client.clone(), traced(tagging(contact, &tag), parent));
             calls.spawn(async move { client.contacts().tag_contact(request).await.map(drop) });
@@ -217,6 +220,45 @@ both! {
             check_span(received);
             assert_eq!(t.delivery(received.webhook_id()).await.webhook_id, webhook.id);
         }
+    }
+
+    /// Each is an event that a smart tag hears of, and the end has webhooks of its own.
+    async fn what_becomes_of_a_contact_belongs_to_the_trace_of_the_call(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let mut receiver = Receiver::start().await;
+        for event_type in ["contact.created", "contact.updated", "payment.bought"] {
+            t.webhook(&receiver, &smart_tag(&t, event_type).await, |_| {}).await;
+        }
+        let mut contacts = t.client.contacts();
+        let contact = Contact { email: "ada@example.com".into(), ..Default::default() };
+        let request = CreateContactRequest { contact: Some(contact), ..Default::default() };
+        let contact = contacts.create_contact(traced(request, PARENT)).await.expect("a contact").into_inner();
+        check_span(&receiver.recv().await);
+        let values = [("first_name".to_owned(), "Ada".to_owned())].into();
+        let changed = Contact { id: contact.id.clone(), values, ..Default::default() };
+        let request = UpdateContactRequest { contact: Some(changed), ..Default::default() };
+        contacts.update_contact(traced(request, PARENT)).await.expect("a change");
+        check_span(&receiver.recv().await);
+        let event = Event { r#type: "payment.bought".into(), ..Default::default() };
+        let request =
+            RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
+        let batch = BatchRecordEventsRequest { requests: vec![request] };
+        t.client.events().batch_record_events(traced(batch, PARENT)).await.expect("an event");
+        check_span(&receiver.recv().await);
+
+        // What a deletion sends outlives the contact, and keeps its trace until it is delivered.
+        t.webhook(&receiver, &t.tag("never").await, |webhook| webhook.on_contact_deleted = true).await;
+        let mut watch = Watch::now(&t.client).await;
+        receiver.answer_next([Answer::status(500)]);
+        let request = DeleteContactRequest { id: contact.id, ..Default::default() };
+        contacts.delete_contact(traced(request, PARENT)).await.expect("a deletion");
+        let first = receiver.recv().await;
+        let failed = watch.until(Kind::AttemptFailed).await;
+        clock.advance_to(failed.next_attempt_time.expect("a retry"));
+        let second = receiver.recv().await;
+        assert_eq!(first.webhook_id(), second.webhook_id());
+        assert_ne!(check_span(&first), check_span(&second));
     }
 
     /// It fires in the trace of the call that made it, whenever that is.
