@@ -132,14 +132,19 @@ impl Firing<'_> {
     async fn coalesce(&mut self, windows: &HashMap<WindowKey, Vec<usize>>) -> Result<Vec<(WindowKey, Micros)>> {
         let mut wanted = Vec::new();
         for indexes in windows.values() {
-            let Some(last) = indexes.last().and_then(|index| self.triggers.get(*index)) else { continue };
+            let triggers = || indexes.iter().filter_map(|index| self.triggers.get(*index));
+            let Some(last) = triggers().next_back() else { continue };
             if last.webhook.webhook.definition.cooldown_policy != CooldownPolicy::Defer {
                 continue;
             }
+            let deepest = triggers().map(|trigger| trigger.origin.depth).max();
             wanted.extend(last.events().map(|event| Coalesced {
                 webhook_event_id: event.id,
                 contact_id: last.contact.id,
                 tag_ids: last.tag_ids(),
+                causation_depth: deepest.unwrap_or_default(),
+                cause_id: last.origin.cause_id,
+                traceparent: last.origin.traceparent.clone(),
                 count: u32::try_from(indexes.len()).unwrap_or(u32::MAX),
             }));
         }
@@ -422,8 +427,12 @@ impl Deferred {
         let place = *self.places.entry(row.key()).or_insert(self.rows.len());
         match self.rows.get_mut(place) {
             Some(earlier) => {
+                // As a deferral in the database takes in a later trigger.
                 earlier.coalesced_count += 1;
                 earlier.reference.tag_ids = row.reference.tag_ids;
+                earlier.cause_id = row.cause_id;
+                earlier.traceparent = row.traceparent;
+                earlier.causation_depth = earlier.causation_depth.max(row.causation_depth);
             }
             None => self.rows.push(row),
         }

@@ -1,9 +1,12 @@
 //! Smart tags: rules over events, what they make of our own outcomes, and where that ends.
 
+use std::time::Duration;
+
 use prost_types::value::Kind;
 use prost_types::{FieldMask, Struct, Value};
 use taghook_client::Code;
 use taghook_client::v1::contact::Status;
+use taghook_client::v1::outcome::Kind as OutcomeKind;
 use taghook_client::v1::smart_rule::AttributeMatch;
 use taghook_client::v1::tag::Kind as TagKind;
 use taghook_client::v1::webhook::CooldownPolicy;
@@ -12,7 +15,9 @@ use taghook_client::v1::{
     RecordEventRequest, SmartRule, Tag, TagContactRequest, UntagContactRequest, UpdateContactRequest, UpdateTagRequest,
 };
 
-use crate::support::{Answer, Api, Receiver, Taghook, both, check_error, check_invalid, seconds, within};
+use crate::support::{
+    Answer, Api, Database, Gate, Receiver, Taghook, Watch, both, check_error, check_invalid, seconds, within,
+};
 
 fn rule(event_type: &str, attributes: &[(&str, &str)], condition: &str) -> SmartRule {
     let attribute = |(name, value): &(&str, &str)| AttributeMatch { name: (*name).into(), value: (*value).into() };
@@ -233,6 +238,44 @@ both! {
         t.update(&pong, &["activation_tag_ids"], |it| it.activation_tag_ids.clear()).await;
         t.assign(&contact, &start).await;
         assert_eq!(t.delivery(receiver.recv().await.webhook_id()).await.causation_depth, 0);
+    }
+
+    /// A webhook that its own success sets off again, once its cooldown has ended. A call joins each deferral, before the
+    /// circle comes there or after it.
+    async fn a_circle_through_a_deferral_ends_whoever_joins_it(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let mut receiver = Receiver::start().await;
+        let (contact, start) = (t.contact("ada@example.com").await, t.tag("start").await);
+        let webhook =
+            t.webhook(&receiver, &start, |webhook| webhook.cooldown_policy = CooldownPolicy::Defer.into()).await;
+        let sent = smart_tag(&t, "sent", rule("webhook.delivered", &[], "")).await;
+        t.update(&webhook, &["activation_tag_ids"], |it| it.activation_tag_ids.push(sent.id.clone())).await;
+        let mut watch = Watch::now(&t.client).await;
+        let mut gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
+        t.assign(&contact, &start).await;
+        for depth in 0..=8 {
+            let received = receiver.recv().await;
+            assert_eq!(t.delivery(received.webhook_id()).await.causation_depth, depth);
+            let is_call_first = depth % 2 == 0;
+            if is_call_first {
+                t.assign(&contact, &start).await;
+            }
+            let answered = std::mem::replace(&mut gate, Gate::closed());
+            receiver.answer(Answer::ok().behind(&gate));
+            answered.open();
+            watch.until(OutcomeKind::Delivered).await;
+            if !is_call_first {
+                t.assign(&contact, &start).await;
+            }
+            let stopped = timeline(&t, &contact, "tag.not_assigned").await;
+            assert_eq!(stopped.len(), usize::from(depth == 8), "{stopped:#?}");
+            clock.advance(Duration::from_hours(6));
+        }
+        // The call that came to nothing but the end of the circle is a new cause.
+        assert_eq!(t.delivery(receiver.recv().await.webhook_id()).await.causation_depth, 0);
+        assert_eq!(receiver.count(), 10);
     }
 
     async fn callers_neither_assign_nor_remove_smart_tags(t: Taghook) {

@@ -21,6 +21,8 @@ use crate::support::{Answer, Api, Database, Received, Receiver, Taghook, Watch, 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /// Another trace, of calls that must not lend it to what they don't set off.
 const STRANGER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+/// The cooldown of webhooks that say nothing of it.
+const COOLDOWN: Duration = Duration::from_hours(6);
 
 fn traced<T>(message: T, parent: &'static str) -> Request<T> {
     let mut request = Request::new(message);
@@ -279,6 +281,49 @@ both! {
         let received = receiver.recv().await;
         assert_eq!(received.webhook_id(), deferred.delivery_id);
         check_span(&received);
+    }
+
+    /// What takes in several triggers goes on with the trace of the last, as with its tags; without one if that has none.
+    async fn a_deferral_has_the_trace_of_the_trigger_whose_tags_it_has(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let mut receiver = Receiver::start().await;
+        let (contact, bob) = (t.contact("ada@example.com").await, t.contact("bob@example.com").await);
+        let (ours, strange, idle) = (t.tag("ours").await, t.tag("strange").await, t.tag("idle").await);
+        t.webhook(&receiver, &ours, |webhook| {
+            webhook.activation_tag_ids.push(strange.id.clone());
+            webhook.cooldown_policy = CooldownPolicy::Defer.into();
+        })
+        .await;
+        t.assign(&contact, &ours).await;
+        receiver.recv().await;
+        assign_traced(&t, &contact, &strange, STRANGER).await;
+        assign_traced(&t, &contact, &ours, PARENT).await;
+        clock.advance(COOLDOWN);
+        check_span(&receiver.recv().await);
+        assign_traced(&t, &contact, &ours, PARENT).await;
+        t.assign(&contact, &ours).await;
+        clock.advance(COOLDOWN);
+        assert!(!receiver.recv().await.headers.contains_key("traceparent"));
+
+        // At once, where nothing waits yet and where something does.
+        for volleys in [1, 2, 1] {
+            for _ in 0..volleys {
+                let mut calls = JoinSet::new();
+                // What comes while the first one is committed shares the next commit.
+                let first = [(&bob, &idle, STRANGER)].into_iter();
+                let rest = [(&contact, &ours, PARENT), (&contact, &strange, STRANGER)].into_iter().cycle().take(12);
+                for (contact, tag, parent) in first.chain(rest) {
+                    let (client, request) = (t.client.clone(), traced(tagging(contact, tag), parent));
+                    calls.spawn(async move { client.contacts().tag_contact(request).await.map(drop) });
+                }
+                calls.join_all().await.into_iter().collect::<Result<Vec<_>, _>>().expect("answers");
+            }
+            clock.advance(COOLDOWN);
+            let received = receiver.recv().await;
+            let is_ours = t.delivery(received.webhook_id()).await.activation_tag_ids == [ours.id.as_str()];
+            check_span_of(&received, if is_ours { PARENT } else { STRANGER });
+        }
     }
 
     /// An attempt belongs to the trace that set its delivery off, whoever asks for it.

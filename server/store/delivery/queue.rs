@@ -105,7 +105,8 @@ pub async fn insert(tx: &Tx, deliveries: &[NewDelivery]) -> Result<()> {
 }
 
 /// Inserts deferred deliveries. Where there is one already for the webhook event and contact, it takes the trigger in
-/// instead: tags and time are replaced, the count is raised, the due time stays. Answers with the ids that stand.
+/// instead: tags, time, cause and trace are replaced, the count is raised, the due time stays. Answers with the ids that
+/// stand.
 ///
 /// # Errors
 ///
@@ -118,10 +119,11 @@ pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<
         .query(tx.db(), |rows| {
             format!(
                 "{} ON CONFLICT (webhook_event_id, contact_id) WHERE state = {DEFERRED} DO UPDATE SET \
-                 tag_ids = excluded.tag_ids, trigger_us = excluded.trigger_us, \
+                 {}, trigger_us = excluded.trigger_us, \
                  coalesced_count = deliveries.coalesced_count + excluded.coalesced_count + 1 \
                  RETURNING webhook_event_id, contact_id, id, due_us",
-                insert_sql(rows, &now)
+                insert_sql(rows, &now),
+                taking_in("excluded")
             )
         })
         .await?;
@@ -137,6 +139,12 @@ pub struct Coalesced {
     pub contact_id: ContactId,
     /// The tags of the last trigger.
     pub tag_ids: Vec<TagId>,
+    /// How many causes inside the system lie before the deepest of them.
+    pub causation_depth: i16,
+    /// The cause of the last one.
+    pub cause_id: Option<Uuid>,
+    /// The trace that the last one belongs to.
+    pub traceparent: Option<String>,
     /// How many triggers to take in.
     pub count: u32,
 }
@@ -169,19 +177,34 @@ pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<Deferral>> 
         .uuid("webhook_event_id", triggers.iter().map(|trigger| trigger.webhook_event_id.0))
         .uuid("contact_id", triggers.iter().map(|trigger| trigger.contact_id.0))
         .text("tag_ids", triggers.iter().map(|trigger| tags_to_json(&trigger.tag_ids)))
+        .int("causation_depth", triggers.iter().map(|trigger| trigger.causation_depth.into()))
+        .optional_uuid("cause_id", triggers.iter().map(|trigger| trigger.cause_id))
+        .optional_text("traceparent", triggers.iter().map(|trigger| trigger.traceparent.clone()))
         .int("taken_in", triggers.iter().map(|trigger| trigger.count.into()));
     let now = bulk.param(tx.now().0);
     let rows = bulk
         .query(tx.db(), |rows| {
             format!(
-                "UPDATE deliveries SET tag_ids = r.tag_ids, trigger_us = {now}, coalesced_count = coalesced_count + r.taken_in \
+                "UPDATE deliveries SET {}, trigger_us = {now}, coalesced_count = coalesced_count + r.taken_in \
                  FROM {rows} WHERE deliveries.webhook_event_id = r.webhook_event_id AND deliveries.contact_id = r.contact_id \
                  AND deliveries.state = {DEFERRED} \
-                 RETURNING deliveries.webhook_event_id, deliveries.contact_id, deliveries.id, deliveries.due_us"
+                 RETURNING deliveries.webhook_event_id, deliveries.contact_id, deliveries.id, deliveries.due_us",
+                taking_in("r")
             )
         })
         .await?;
     rows.iter().map(deferral_of).collect()
+}
+
+/// What a deferral becomes by a later trigger: that one's, but as deep as the deeper of them. What it sets off follows from
+/// both. With the depth of the last one, a circle through a deferral would begin anew with every call that joins it there,
+/// and never come to its end.
+fn taking_in(trigger: &str) -> String {
+    format!(
+        "tag_ids = {trigger}.tag_ids, cause_id = {trigger}.cause_id, traceparent = {trigger}.traceparent, \
+         causation_depth = CASE WHEN {trigger}.causation_depth > deliveries.causation_depth \
+         THEN {trigger}.causation_depth ELSE deliveries.causation_depth END"
+    )
 }
 
 fn deferral_of(row: &QueryResult) -> Result<Deferral> {

@@ -2852,7 +2852,8 @@ pub struct Delivery {
     /// erased says that the contact was deleted and its values are gone.
     #[prost(bool, tag = "18")]
     pub erased: bool,
-    /// causation_depth is how many causes inside the system lie before it; 0 for a caller's own call.
+    /// causation_depth is how many causes inside the system lie before it; 0 for a caller's own call, and
+    /// that of the deepest trigger if several were folded by a deferral.
     #[prost(int32, tag = "19")]
     pub causation_depth: i32,
 }
