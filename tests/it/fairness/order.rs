@@ -11,7 +11,7 @@ use taghook_client::v1::{self, OutcomeFilter, Webhook};
 
 use super::backlog::{all_know, clone_waiting};
 use super::{Healthy, count_in, fire, until_in, webhook};
-use crate::support::{Answer, Api, Database, Gate, Received, Receiver, Taghook, Watch, both, delays, seconds};
+use crate::support::{Answer, Api, Database, Gate, Process, Received, Receiver, Taghook, Watch, both, delays, seconds};
 
 async fn ordered(t: &Api, receiver: &Receiver) -> Webhook {
     webhook(t, receiver, |webhook| webhook.ordered = true).await
@@ -213,6 +213,45 @@ both! {
         receiver.recv_all(40).await;
         t.pause(&webhook).await;
         assert_eq!(receiver.peak(), 2);
+    }
+
+    /// Killed with one of each contact in flight: it comes again, under its id and before all that were triggered later, also
+    /// those that came to the next server.
+    async fn a_kill_changes_no_order(database: Database) {
+        let mut receiver = Receiver::start().await;
+        // Nobody opens it: who waits for these answers is killed.
+        receiver.answer(Answer::ok().behind(&Gate::closed()));
+        receiver.answer_next([Answer::ok(), Answer::ok()]);
+        let server = Process::serve(&database).await;
+        let webhook = ordered(&server, &receiver).await;
+        let contacts = [server.contact("ada@example.com").await, server.contact("bob@example.com").await];
+        let mut expected = [Vec::new(), Vec::new()];
+        for _ in 0..4 {
+            for (contact, expected) in contacts.iter().zip(&mut expected) {
+                expected.extend(fire(&server, &webhook, contact, 1).await);
+            }
+        }
+        let before = receiver.recv_all(4).await;
+        server.kill().await;
+
+        receiver.answer(Answer::ok());
+        let server = Process::serve(&database).await;
+        for (contact, expected) in contacts.iter().zip(&mut expected) {
+            expected.extend(fire(&server, &webhook, contact, 1).await);
+        }
+        let after = receiver.recv_all(8).await;
+        until_in(&server, &webhook, State::Delivered, 10).await;
+        for (contact, expected) in contacts.iter().zip(expected) {
+            let of_contact = |all: &[Received]| {
+                let own = all.iter().filter(|received| received.form()[0].1 == contact.email);
+                own.map(|received| received.webhook_id().to_owned()).collect::<Vec<_>>()
+            };
+            let (before, after) = (of_contact(&before), of_contact(&after));
+            let in_flight = before.len().checked_sub(1).expect("one in flight");
+            assert_eq!((&before[..], &after[..]), (&expected[..=in_flight], &expected[in_flight..]));
+        }
+        assert_eq!(receiver.count(), 12);
+        server.kill().await;
     }
 
     /// A server that dies between the end of one and the turn of the next leaves a chain that nobody would move.
