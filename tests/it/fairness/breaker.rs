@@ -7,7 +7,7 @@ use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::{OutcomeFilter, Webhook};
 
-use super::{Healthy, fire, until_in, webhook};
+use super::{Healthy, count_in, fire, planned, until_in, webhook};
 use crate::support::{Answer, Api, Database, Gate, Receiver, Taghook, Watch, both};
 
 async fn watch_of(t: &Api, webhook: &Webhook) -> Watch {
@@ -73,6 +73,25 @@ both! {
         clock.advance(Duration::from_secs(400));
         until_in(&t, &webhook, State::Delivered, 12).await;
         assert_eq!(receiver.peak(), 1);
+    }
+
+    /// What became due while nobody is asked has no next time: the one that it had has passed.
+    async fn nothing_is_planned_in_the_past_while_it_is_open(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let (mut receiver, mut healthy) = (Receiver::start().await, Healthy::new(&t).await);
+        receiver.answer(Answer::close());
+        let webhook = webhook(&t, &receiver, |webhook| webhook.max_concurrency = 1).await;
+        open(&t, &webhook, &mut receiver, 7).await;
+        assert_eq!(planned(&t, &webhook, &clock).await, 5);
+        // The probe fails, when the retries are due: it alone has another attempt before it.
+        let mut watch = watch_of(&t, &webhook).await;
+        clock.advance(Duration::from_millis(5_500));
+        receiver.recv().await;
+        watch.expect(Kind::AttemptFailed).await;
+        healthy.is_served(&t).await;
+        assert_eq!(planned(&t, &webhook, &clock).await, 1);
+        assert_eq!((count_in(&t, &webhook, State::Waiting).await, receiver.count()), (7, 6));
     }
 
     /// An endpoint that says when it wants to be asked again isn't asked before, about whatever.

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use taghook_client::Code;
 use taghook_client::v1::delivery::State;
+use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::{self, ErrorReason, Webhook, WebhookEvent};
 
-use super::{Healthy, count_in, fire, until_in, webhook};
-use crate::support::{Answer, Database, Gate, Receiver, Taghook, both, check_error, check_invalid, within};
+use super::{Healthy, count_in, fire, planned, until_in, webhook};
+use crate::support::{
+    Answer, Database, Gate, Receiver, Taghook, Watch, both, check_error, check_invalid, delays, within,
+};
 
 both! {
     async fn no_more_are_in_flight_than_the_cap(t: Taghook) {
@@ -75,6 +78,60 @@ both! {
         t.update(&webhook, &["rate_limit"], |webhook| webhook.rate_limit = 0.0).await;
         receiver.recv().await;
         until_in(&t, &webhook, State::Delivered, 8).await;
+    }
+
+    /// Many calls at once: each gets its request, by as many at a time as the cap says and as many in a second as the rate.
+    async fn a_flood_keeps_to_the_cap_and_the_rate(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let (mut receiver, mut healthy) = (Receiver::start().await, Healthy::new(&t).await);
+        let webhook = webhook(&t, &receiver, |webhook| {
+            webhook.max_concurrency = 10;
+            webhook.rate_limit = 50.0;
+        })
+        .await;
+        let contact = t.contact("ada@example.com").await;
+        let mut gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
+        futures_util::future::join_all((0..200).map(|_| t.trigger(&webhook, &contact))).await;
+        for sent in (10..=200).step_by(10) {
+            receiver.recv_all(10).await;
+            healthy.is_served(&t).await;
+            assert_eq!(receiver.count(), sent);
+            let answered = std::mem::replace(&mut gate, Gate::closed());
+            receiver.answer(Answer::ok().behind(&gate));
+            answered.open();
+            if sent % 50 == 0 {
+                until_in(&t, &webhook, State::Delivered, sent).await;
+                healthy.is_served(&t).await;
+                assert_eq!(receiver.count(), sent);
+                clock.advance(Duration::from_secs(1));
+            }
+        }
+        assert_eq!(receiver.peak(), 10);
+    }
+
+    /// What waits until the rate allows it has no next time, nor has a retry whose time has passed meanwhile.
+    async fn nothing_is_planned_in_the_past_while_the_rate_is_used_up(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let (mut receiver, mut healthy) = (Receiver::start().await, Healthy::new(&t).await);
+        receiver.answer(Answer::status(500));
+        let webhook = webhook(&t, &receiver, |webhook| {
+            webhook.rate_limit = 0.001;
+            webhook.retry_policy = delays(&[10]);
+        })
+        .await;
+        let contact = t.contact("ada@example.com").await;
+        let mut watch = Watch::now(&t.client).await;
+        fire(&t, &webhook, &contact, 3).await;
+        receiver.recv().await;
+        watch.expect(Kind::AttemptFailed).await;
+        assert_eq!(planned(&t, &webhook, &clock).await, 1);
+        clock.advance(Duration::from_secs(60));
+        healthy.is_served(&t).await;
+        assert_eq!(planned(&t, &webhook, &clock).await, 0);
+        assert_eq!((count_in(&t, &webhook, State::Waiting).await, receiver.count()), (3, 1));
     }
 
     /// People who want an attempt now don't wait.

@@ -8,7 +8,7 @@ mod order;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::{Contact, DeliveryFilter, Webhook};
 
-use crate::support::{Api, Receiver, delays, seconds, within};
+use crate::support::{Api, Hand, Receiver, delays, seconds, within};
 
 /// A webhook that is fired by calls, and so is its own endpoint.
 async fn webhook(t: &Api, receiver: &Receiver, change: impl FnOnce(&mut Webhook)) -> Webhook {
@@ -34,6 +34,20 @@ async fn count_in(t: &Api, webhook: &Webhook, state: State) -> usize {
     let filter =
         DeliveryFilter { webhook_ids: vec![webhook.id.clone()], states: vec![state.into()], ..Default::default() };
     t.deliveries(filter).await.len()
+}
+
+/// How many deliveries of a webhook have a time for their next attempt, which must not have come yet.
+async fn planned(t: &Api, webhook: &Webhook, clock: &Hand) -> usize {
+    let filter = DeliveryFilter { webhook_ids: vec![webhook.id.clone()], ..Default::default() };
+    let mut count = 0;
+    for delivery in t.deliveries(filter).await {
+        assert_eq!(t.delivery(&delivery.id).await.next_attempt_time, delivery.next_attempt_time);
+        if let Some(time) = delivery.next_attempt_time {
+            assert!(!clock.until(time).is_zero(), "{delivery:#?}");
+            count += 1;
+        }
+    }
+    count
 }
 
 /// Waits until so many deliveries of a webhook are in a state.
