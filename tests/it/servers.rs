@@ -14,6 +14,7 @@ use taghook_client::v1::{
 };
 use taghook_client::{Code, Start};
 
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -160,6 +161,36 @@ both! {
         assert!(status.success(), "{status}");
     }
 
+    /// SIGTERM while a call waits for its attempt: whoever follows the health is told before the server is gone, nobody else
+    /// is let in, and the call gets its answer.
+    async fn a_stopping_server_says_so_first_and_answers_whom_it_has_let_in(database: Database) {
+        let mut receiver = Receiver::start().await;
+        let gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
+        let server = Process::serve(&database).await;
+        let mut health = Health::watch(&server.authority).await;
+        health.until(true).await;
+        let (contact, tag) = (server.contact("ada@example.com").await, server.tag("customer").await);
+        let webhook = server.webhook(&receiver, &tag, |webhook| webhook.timeout = seconds(30)).await;
+        let call = tokio::spawn({
+            let api = (*server).clone();
+            async move { api.test(&webhook, &contact).await }
+        });
+        receiver.recv().await;
+
+        let authority = server.authority.clone();
+        let stopping = tokio::spawn(server.terminate());
+        health.until(false).await;
+        let refused = async { while TcpStream::connect(&authority).await.is_ok() {} };
+        within("the end of the listener", refused).await;
+        assert!(!call.is_finished() && !stopping.is_finished());
+        gate.open();
+        assert_eq!(within("an answer", call).await.unwrap().delivery.unwrap().state(), State::Delivered);
+        let (status, log) = within("the end of the program", stopping).await.unwrap();
+        assert!(status.success(), "{status}: {log:#?}");
+        assert_eq!(receiver.count(), 1);
+    }
+
     /// What isn't finished within the grace is cut off, the program says so by its status, and the next one sends it again.
     async fn an_attempt_that_outlasts_the_grace_is_sent_again(database: Database) {
         let mut receiver = Receiver::start().await;
@@ -192,20 +223,23 @@ both! {
 }
 
 both! {
-    /// A server that stops finishes what is in flight and begins nothing; what waits is sent by the next one.
+    /// A server that stops finishes what is in flight and begins nothing, though it has a sender for it then: neither what
+    /// waits in a lane, nor what waits in the queue, nor what people asked for. The next one sends all of it.
     async fn a_stopping_server_claims_nothing_more(database: Database) {
         let t = Taghook::start(database.clone(), with_senders(&database, 1)).await;
         let mut receiver = Receiver::start().await;
         let gate = Gate::closed();
         receiver.answer(Answer::ok().behind(&gate));
         let contacts = contacts(&t, 2).await;
-        let tag = t.tag("customer").await;
-        t.webhook(&receiver, &tag, |_| {}).await;
+        let (narrow, wide) = (t.tag("narrow").await, t.tag("wide").await);
+        t.webhook(&receiver, &narrow, |webhook| webhook.max_concurrency = 1).await;
+        t.webhook(&receiver, &wide, |_| {}).await;
         let mut ids = Vec::new();
-        for contact in &contacts {
-            ids.extend(t.decide(contact, &tag).await.delivery_ids);
+        for (contact, tag) in [(&contacts[0], &narrow), (&contacts[1], &narrow), (&contacts[0], &wide)] {
+            ids.extend(t.decide(contact, tag).await.delivery_ids);
         }
         assert_eq!(receiver.recv().await.webhook_id(), ids[0]);
+        t.retry(&ids[0]).await.unwrap();
         let client = t.client.clone();
         let request = StreamOutcomesRequest::default();
         let mut stream = client.deliveries().stream_outcomes(request).await.unwrap().into_inner();
@@ -216,12 +250,16 @@ both! {
         assert_eq!(receiver.count(), 1);
 
         let t = Taghook::start(database.clone(), database.settings()).await;
-        assert_eq!(receiver.recv().await.webhook_id(), ids[1]);
         let mut watch = Watch::beginning(&t.client).await;
-        for id in &ids {
+        let mut made = HashSet::new();
+        for _ in 0..4 {
             let outcome = watch.expect(Kind::Delivered).await;
-            assert_eq!((&outcome.delivery_id, outcome.attempt.unwrap().number), (id, 1));
+            let attempt = outcome.attempt.unwrap();
+            made.insert((outcome.delivery_id, attempt.number, attempt.cause()));
         }
+        let first = |id: &String| (id.clone(), 1, Cause::Scheduled);
+        assert_eq!(made, ids.iter().map(first).chain([(ids[0].clone(), 2, Cause::Manual)]).collect());
+        assert_eq!(receiver.count(), 4);
     }
 }
 
