@@ -6,21 +6,28 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use taghook_client::v1::RetryPolicy;
 use taghook_client::v1::attempt::ErrorClass;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook_event::Method;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Answer, Database, Receiver, Taghook, Watch, both, delays, seconds, silent_port, within};
 
+/// The deadline of webhooks that say nothing of it, in seconds.
+const DEADLINE_S: i64 = 15;
+
 /// Sends to a URL that can't be called; the attempt has this class, and so has the retry.
 async fn check_retried(database: Database, url: &str, expected: ErrorClass) -> Taghook {
+    check_retried_within(database, DEADLINE_S, url, expected).await
+}
+
+/// The same, with this deadline.
+async fn check_retried_within(database: Database, deadline_s: i64, url: &str, expected: ErrorClass) -> Taghook {
     let (settings, clock) = database.settings().with_manual_clock();
     let t = Taghook::start(database, settings).await;
     let receiver = Receiver::start().await;
@@ -28,8 +35,8 @@ async fn check_retried(database: Database, url: &str, expected: ErrorClass) -> T
     let tag = t.tag("customer").await;
     t.webhook(&receiver, &tag, |webhook| {
         webhook.url = url.into();
-        let delays = vec![prost_types::Duration { seconds: 60, nanos: 0 }];
-        webhook.retry_policy = Some(RetryPolicy { delays });
+        webhook.timeout = seconds(deadline_s);
+        webhook.retry_policy = delays(&[60]);
     })
     .await;
     let mut watch = Watch::now(&t.client).await;
@@ -93,6 +100,58 @@ both! {
             }
         });
         check_retried(database, &url, ErrorClass::Tls).await;
+    }
+
+    /// The deadline covers the handshake: here the first bytes of TLS are taken and nothing comes back.
+    async fn a_handshake_that_is_not_answered_ends_at_the_deadline(database: Database) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/", listener.local_addr().unwrap());
+        check_retried_within(database, 1, &url, ErrorClass::Timeout).await;
+    }
+
+    /// It covers the connect: a listener whose queue is full answers nobody.
+    async fn a_connection_that_is_not_made_ends_at_the_deadline(database: Database) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+            assert!(queued.len() < 100, "the queue has no end");
+        }
+        check_retried_within(database, 1, &format!("http://{address}/"), ErrorClass::Timeout).await;
+    }
+
+    /// Whatever breaks is told apart and tried again once, when it is due.
+    async fn an_answer_that_breaks_is_retried(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let half_a_body = Answer::close_after("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+        let large_head = Answer::close_after(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(1024 * 1024)));
+        let mut watch = Watch::now(&t.client).await;
+        for (number, (answer, class)) in [
+            (Answer::reset(), ErrorClass::ConnectionReset),
+            (Answer::close(), ErrorClass::ConnectionClosed),
+            (half_a_body, ErrorClass::ConnectionClosed),
+            (large_head, ErrorClass::HeadersTooLarge),
+            (Answer::close_after("220 mail.example.com ESMTP\r\n"), ErrorClass::Protocol),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let receiver = Receiver::start().await;
+            receiver.answer_next([answer]);
+            let (contact, tag) = (t.contact(&format!("{number}@example.com")).await, t.tag(&number.to_string()).await);
+            t.webhook(&receiver, &tag, |webhook| webhook.retry_policy = delays(&[60])).await;
+            t.assign(&contact, &tag).await;
+            let failed = watch.expect(Kind::AttemptFailed).await;
+            assert_eq!(failed.attempt.expect("the attempt").error_class(), class);
+            assert_eq!(receiver.count(), 1);
+            clock.advance_to(failed.next_attempt_time.expect("a retry"));
+            watch.expect(Kind::Delivered).await;
+            assert_eq!(receiver.count(), 2);
+        }
     }
 
     /// Never before the schedule, never after 24 hours; whatever can't be read says nothing.
