@@ -43,7 +43,8 @@ pub(crate) fn install() -> Outcome {
         node().map(|_| ())
     })?;
     step("postgresql", postgres::install)?;
-    step("chromium", debian::install_browser)
+    step("chromium", debian::install_browser)?;
+    step("libfaketime", debian::install_clock)
 }
 
 /// Makes the API as it is now what later changes are compared with.

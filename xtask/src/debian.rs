@@ -1,6 +1,7 @@
 //! Programs that come from Debian's package manager.
 
 use std::error::Error;
+use std::fs;
 use std::process::Command;
 
 use crate::Outcome;
@@ -16,6 +17,18 @@ pub(crate) fn install_browser() -> Outcome {
     }
     install("chromium", "Chromium is needed for the tests; install it so that `chromium` is on PATH")?;
     find("chromium").map(|_| ()).ok_or_else(|| "chromium was installed but isn't on PATH".into())
+}
+
+/// Installs libfaketime, which steps the clock of a server in a test, if it isn't there.
+///
+/// # Errors
+/// If it isn't there and can't be installed: what to do.
+pub(crate) fn install_clock() -> Outcome {
+    let mut folders = fs::read_dir("/usr/lib")?.flatten();
+    if folders.any(|folder| folder.path().join("faketime/libfaketimeMT.so.1").is_file()) {
+        return Ok(());
+    }
+    install("libfaketime", "libfaketime is needed for the tests; install it where Debian has it")
 }
 
 /// Installs a package.

@@ -32,7 +32,8 @@ struct Args {
 enum Chore {
     /// Check everything: format, lints, docs, licences, protos, generated files and tests. Installs what it needs.
     Test {
-        /// Only install what the checks need: the tools (into target/tools), PostgreSQL and Chromium.
+        /// Only install what the checks need: the tools (into target/tools), PostgreSQL, Chromium and
+        /// libfaketime.
         #[arg(long)]
         install: bool,
     },
@@ -46,13 +47,15 @@ enum Chore {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Build the server and put load on it while it and its database are killed: nothing may be lost or stuck.
+    /// Build the server and put load on it while it and its database are killed: nothing may be lost or stuck. A
+    /// short run of each kind, of the debug build, is part of `cargo xtask test`.
     CrashTest {
-        /// How long there is load, on each database.
+        /// How long there is load, on each database; longer if it takes longer to do each harm once.
         #[arg(long, default_value_t = 20)]
         seconds: u64,
-        /// What is done to them: `kills`; `disk`, a full disk, which must be mounted as root; `clock`, steps of the wall
-        /// clock by libfaketime. What can't be done here is skipped, and said.
+        /// What is done to them: `kills`; `disk`, a full disk, which must be mounted as root; `away`, no database for a
+        /// minute, on PostgreSQL; `clock`, steps of the wall clock by libfaketime. What can't be done here is skipped, and
+        /// said.
         #[arg(long, default_value = "kills")]
         harms: String,
     },
