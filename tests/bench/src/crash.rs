@@ -4,20 +4,19 @@
 //!
 //! Each call has a request id and is repeated until it is answered, as a careful caller does. So every contact owes exactly
 //! one delivery: none missing at the receiver or in the database is "0 lost", none left waiting in the database is "0 stuck", and a delivery
-//! that came twice must have been in flight when something was killed.
+//! that came twice must have been in flight when something was killed. Where no server is killed, a call that fails must say
+//! when to come back.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use taghook_client::Client;
-use taghook_client::v1::TagContactRequest;
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use taghook_client::v1::ErrorReason;
+use tokio::time::{Instant, interval_at, timeout};
+use tonic::Code;
 
+use crate::absence::Absence;
+use crate::callers::{Calls, Load, Refusal};
 use crate::database::{Database, Kind};
 use crate::disk::Disk;
 use crate::fake_clock::FakeClock;
@@ -25,19 +24,21 @@ use crate::server::{PATTERN, Server, prepare};
 use crate::sink::Sink;
 use crate::{Databases, Failure};
 
-/// How many callers there are, each with one call at a time.
-const CALLERS: usize = 32;
 /// How many attempts a server makes at a time by default: at most so many are in flight when it is killed.
 const SENDERS: usize = 256;
 /// How long it may take until everything is delivered after the last harm: leases of dead servers end after ten seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take until each server answers calls again.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
+/// How long it may take until a step of the clock comes through.
+const STEPS_WITHIN: Duration = Duration::from_secs(20);
 
 /// More contacts than are tagged in a second.
 const CONTACTS_PER_S: usize = 8_000;
 /// How large the disk is that is filled: what is there at the start, and for each second of load. In MiB.
 const DISK_MIB: u64 = 64;
 const DISK_MIB_PER_S: u64 = 32;
-/// How often calls are seen to fail before the full disk is freed, and how long each time may take to come.
+/// How many calls are seen to fail before the full disk is freed, and how long that may take.
 const FULL_FAILURES: usize = 100;
 const FULL_WITHIN: Duration = Duration::from_secs(60);
 
@@ -50,7 +51,7 @@ pub(crate) struct Options {
     /// On which database
     #[arg(long, value_enum, default_value = "both")]
     database: Databases,
-    /// How long there is load, on each database
+    /// How long there is load, on each database; longer if it takes longer to do each harm once
     #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// The time between two harms, in milliseconds
@@ -62,6 +63,17 @@ pub(crate) struct Options {
     /// How far clocks step, in seconds
     #[arg(long, default_value_t = 60)]
     step_s: i64,
+    /// For how long the database is away, in seconds
+    #[arg(long, default_value_t = 60)]
+    away_s: u64,
+}
+
+impl Options {
+    /// How long the load is: each harm comes at least once.
+    fn seconds_of_load(&self, kind: Kind) -> u64 {
+        let turns = u64::try_from(Harm::of(kind, self.harms).len()).unwrap_or(u64::MAX);
+        self.seconds.max(self.every_ms.saturating_mul(turns).div_ceil(1_000))
+    }
 }
 
 /// What is done.
@@ -69,8 +81,10 @@ pub(crate) struct Options {
 enum Harms {
     /// Servers and database are killed, and connections
     Kills,
-    /// The disk of the data folder is full for a while; SQLite only
+    /// The disk is full for a while: that of the data folder, or of PostgreSQL's tables
     Disk,
+    /// The database is away for a while; PostgreSQL only
+    Away,
     /// The wall clock of one server steps ahead and back, and back and ahead
     Clock,
 }
@@ -88,6 +102,8 @@ enum Harm {
     CrashDatabase,
     /// The disk is full for a while.
     FillDisk,
+    /// The database is away for a while.
+    StopDatabase,
     /// The first server's clock is set to so many steps ahead.
     StepClock(i64),
 }
@@ -96,6 +112,7 @@ impl Harm {
     fn of(kind: Kind, harms: Harms) -> &'static [Self] {
         match (harms, kind) {
             (Harms::Disk, _) => &[Self::FillDisk],
+            (Harms::Away, _) => &[Self::StopDatabase],
             (Harms::Clock, _) => &[Self::StepClock(1), Self::StepClock(0), Self::StepClock(-1), Self::StepClock(0)],
             (Harms::Kills, Kind::Sqlite) => &[Self::KillServer(0)],
             (Harms::Kills, Kind::Postgres) => &[
@@ -118,6 +135,7 @@ impl Harm {
             Self::RestartDatabase => "restarts of the database",
             Self::CrashDatabase => "crashes of the database",
             Self::FillDisk => "times the disk full",
+            Self::StopDatabase => "times the database away",
             Self::StepClock(_) => "steps of a clock",
         }
     }
@@ -127,21 +145,25 @@ impl Harm {
 ///
 /// # Errors
 ///
-/// Something was lost, is stuck, or came twice without having been in flight.
+/// Something was lost, is stuck, or came twice without having been in flight; or a server did badly without its database.
 pub(crate) async fn run(options: &Options) -> Result<(), Failure> {
     println!("| database | harms | calls | arrived | lost | stuck | duplicates | allowed |");
     println!("|---|---|---:|---:|---:|---:|---:|---:|");
-    let mut is_good = true;
+    let (mut absences, mut faults) = (Vec::new(), Vec::new());
     for kind in options.database.kinds() {
         match run_on(options, *kind).await? {
             Ran::Whole(summary) => {
                 println!("{}", summary.row());
-                is_good &= summary.is_good();
+                faults.extend(summary.faults().into_iter().map(|fault| format!("{}: {fault}", kind.name())));
+                absences.extend(summary.absences);
             }
             Ran::Skipped(why) => println!("| {} | SKIPPED: {why} | | | | | | |", kind.name()),
         }
     }
-    if is_good { Ok(()) } else { Err("deliveries were lost, are stuck, or came twice without cause".into()) }
+    for absence in absences {
+        println!("\n{absence}");
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
 }
 
 enum Ran {
@@ -161,9 +183,16 @@ struct Summary {
     repeated_calls: usize,
     /// Calls that were answered, and of which the database knows nothing.
     forgotten: usize,
+    /// What failed tries were answered with that they shouldn't have been.
+    rude: Vec<Refusal>,
+    absences: Vec<Absence>,
 }
 
 impl Summary {
+    fn lost(&self) -> usize {
+        self.calls.saturating_sub(self.arrived) + self.repeated_calls + self.forgotten
+    }
+
     fn allowed(&self) -> usize {
         // Whoever loses the database can't settle what was in flight either.
         let servers = if self.kind == Kind::Postgres { 2 } else { 1 };
@@ -174,13 +203,18 @@ impl Summary {
         self.harms.iter().map(each).sum::<usize>() * SENDERS
     }
 
-    fn is_good(&self) -> bool {
-        self.arrived == self.calls
-            && self.stuck == 0
-            && self.repeated_calls == 0
-            && self.forgotten == 0
-            && self.duplicates <= self.allowed()
-            && self.calls > 0
+    /// What is wrong.
+    fn faults(&self) -> Vec<String> {
+        let mut faults: Vec<String> = self.absences.iter().flat_map(Absence::faults).collect();
+        faults.extend(self.rude.iter().map(|refusal| format!("calls failed with {refusal}")));
+        let counts = [
+            (self.calls == 0, "no call was answered"),
+            (self.lost() > 0 || self.arrived > self.calls, "deliveries were lost, or calls carried out twice"),
+            (self.stuck != 0, "deliveries are stuck"),
+            (self.duplicates > self.allowed(), "deliveries came twice that can't have been in flight"),
+        ];
+        faults.extend(counts.iter().filter(|(is_so, _)| *is_so).map(|(_, fault)| (*fault).to_owned()));
+        faults
     }
 
     fn row(&self) -> String {
@@ -194,7 +228,7 @@ impl Summary {
             self.kind.name(),
             self.calls,
             self.arrived,
-            self.calls.saturating_sub(self.arrived) + self.repeated_calls + self.forgotten,
+            self.lost(),
             self.stuck,
             self.duplicates,
             self.allowed()
@@ -203,68 +237,21 @@ impl Summary {
 }
 
 async fn run_on(options: &Options, kind: Kind) -> Result<Ran, Failure> {
-    let (is_clock, is_disk) = (options.harms == Harms::Clock, options.harms == Harms::Disk);
-    if is_disk && kind == Kind::Postgres {
-        return Ok(Ran::Skipped("a full disk is PostgreSQL's affair"));
+    if options.harms == Harms::Away && kind == Kind::Sqlite {
+        return Ok(Ran::Skipped("SQLite is never away"));
     }
-    let contacts = usize::try_from(options.seconds)? * CONTACTS_PER_S;
-    let sink = Sink::start_with_ledger(contacts).await?;
-    let database = Database::new(kind, "").await?;
-    // It goes before the folder does that it is mounted on.
-    let disk =
-        if is_disk { Disk::mount(database.folder(), DISK_MIB + DISK_MIB_PER_S * options.seconds)? } else { None };
-    let clock = if is_clock { FakeClock::new()? } else { None };
-    if is_disk && disk.is_none() {
-        return Ok(Ran::Skipped("mounting needs root"));
-    }
-    if is_clock && clock.is_none() {
+    let clock = if options.harms == Harms::Clock { FakeClock::new()? } else { None };
+    if options.harms == Harms::Clock && clock.is_none() {
         return Ok(Ran::Skipped("libfaketime isn't installed"));
     }
-    let mut scene = Scene { options, kind, database, disk, clock, servers: Vec::new() };
-    for number in 0..if kind == Kind::Postgres { 2 } else { 1 } {
-        scene.servers.push(scene.start(number).await?);
+    let database = Database::new(kind, "").await?;
+    let size_mib = DISK_MIB + DISK_MIB_PER_S * options.seconds_of_load(kind);
+    let disk = if options.harms == Harms::Disk { database.mount(size_mib).await? } else { None };
+    if options.harms == Harms::Disk && disk.is_none() {
+        return Ok(Ran::Skipped("mounting needs root"));
     }
-    let tag_id = prepare(&scene.servers[0].client()?, &sink).await?;
-    scene.database.add_contacts(PATTERN, contacts).await?;
-
-    let clients = scene.servers.iter().map(Server::client).collect::<Result<Vec<_>, _>>()?;
-    let load = Arc::new(Load {
-        clients: Mutex::new(clients),
-        tag_id,
-        next: AtomicUsize::new(0),
-        contacts,
-        failed: AtomicUsize::new(0),
-        is_over: AtomicBool::new(false),
-    });
-    let mut callers = JoinSet::new();
-    for caller in 0..CALLERS {
-        callers.spawn(Arc::clone(&load).call(caller));
-    }
-    let harms = scene.harm_in_turn(&load).await?;
-    load.is_over.store(true, Ordering::Relaxed);
-    let calls: usize = callers.join_all().await.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().sum();
-
-    // If not all come, the summary says so.
-    let _ = timeout(PATIENCE, sink.wait_for(calls)).await;
-    // Those in flight have their time.
-    let unfinished = "SELECT COUNT(*) FROM deliveries WHERE state IN (1, 2)";
-    let stuck = scene.database.number_becomes(unfinished, 0, PATIENCE).await?;
-    scene.has_stepped(&harms).await?;
-    let stored = scene.database.number("SELECT COUNT(*) FROM deliveries").await?;
-    for server in &mut scene.servers {
-        server.kill_at_once().await?;
-    }
-    let ledger = sink.ledger();
-    Ok(Ran::Whole(Summary {
-        kind,
-        harms,
-        calls,
-        arrived: sink.arrived(),
-        stuck,
-        duplicates: ledger.values().map(|receipt| receipt.requests - 1).sum(),
-        repeated_calls: ledger.len().saturating_sub(sink.arrived()),
-        forgotten: calls.saturating_sub(usize::try_from(stored)?),
-    }))
+    let scene = Scene { options, kind, servers: Vec::new(), clock, disk, database, absences: Vec::new() };
+    Ok(Ran::Whole(scene.play().await?))
 }
 
 /// What is harmed.
@@ -274,47 +261,129 @@ struct Scene<'a> {
     servers: Vec<Server>,
     /// The clock of the first server.
     clock: Option<FakeClock>,
+    /// It goes before the folder does that it is mounted on.
     disk: Option<Disk>,
     database: Database,
+    absences: Vec<Absence>,
 }
 
 impl Scene<'_> {
+    /// Starts everything, harms it under load, and counts what came of it.
+    async fn play(mut self) -> Result<Summary, Failure> {
+        for number in 0..if self.kind == Kind::Postgres { 2 } else { 1 } {
+            self.servers.push(self.start(number).await?);
+        }
+        let contacts = usize::try_from(self.options.seconds_of_load(self.kind))? * CONTACTS_PER_S;
+        let sink = Sink::start_with_ledger(contacts).await?;
+        let tag_id = prepare(&self.servers[0].client()?, &sink).await?;
+        self.database.add_contacts(PATTERN, contacts).await?;
+
+        let (load, callers) = Load::start(Calls {
+            clients: self.servers.iter().map(Server::client).collect::<Result<_, _>>()?,
+            tag_id,
+            contacts,
+            // The others come back at once, which is harder on the servers.
+            is_careful: self.options.harms == Harms::Away,
+            patience: PATIENCE + Duration::from_secs(self.options.away_s),
+        });
+        let harms = self.harm_in_turn(&load).await;
+        let are_back = load.all_answer(BACK_WITHIN).await;
+        // What a caller failed with says more than that it is gone.
+        let calls = callers.end(&load).await?;
+        let harms = harms?;
+        are_back?;
+        let rude = self.rude(&load);
+        self.count(&sink, calls, harms, rude).await
+    }
+
+    /// Waits until nothing is on its way any more, and counts.
+    async fn count(
+        mut self,
+        sink: &Sink,
+        calls: usize,
+        harms: Vec<Harm>,
+        rude: Vec<Refusal>,
+    ) -> Result<Summary, Failure> {
+        // If not all come, the summary says so.
+        let _ = timeout(PATIENCE, sink.wait_for(calls)).await;
+        // Those in flight have their time.
+        let unfinished = "SELECT COUNT(*) FROM deliveries WHERE state IN (1, 2)";
+        let stuck = self.database.number_becomes(unfinished, 0, PATIENCE).await?;
+        let stored = self.database.number("SELECT COUNT(*) FROM deliveries").await?;
+        for server in &mut self.servers {
+            server.kill_at_once().await?;
+        }
+        let ledger = sink.ledger();
+        Ok(Summary {
+            kind: self.kind,
+            harms,
+            calls,
+            arrived: sink.arrived(),
+            stuck,
+            duplicates: ledger.values().map(|receipt| receipt.requests - 1).sum(),
+            repeated_calls: ledger.len().saturating_sub(sink.arrived()),
+            forgotten: calls.saturating_sub(usize::try_from(stored)?),
+            rude,
+            absences: self.absences,
+        })
+    }
+
+    /// Shows what failed tries were answered with; answers with what of it gives callers no advice.
+    fn rude(&self, load: &Load) -> Vec<Refusal> {
+        let mut refusals: Vec<_> = load.refusals().into_iter().collect();
+        refusals.sort_unstable_by_key(|(_, tries)| std::cmp::Reverse(*tries));
+        for (refusal, tries) in &refusals {
+            eprintln!("{}: {tries} tries failed: {refusal}", self.kind.name());
+        }
+        let is_rude = |refusal: &Refusal| match self.options.harms {
+            // A connection whose server was killed says nothing.
+            Harms::Kills => refusal.reason != ErrorReason::Unspecified && !refusal.has_advice,
+            Harms::Disk | Harms::Clock => !refusal.has_advice,
+            Harms::Away => refusal.code != Code::Unavailable || !refusal.has_advice,
+        };
+        refusals.into_iter().map(|(refusal, _)| refusal).filter(is_rude).collect()
+    }
+
     async fn start(&self, number: usize) -> Result<Server, Failure> {
         let clock = self.clock.as_ref().filter(|_| number == 0);
         Server::start_with(&self.options.server, &self.database, clock).await
     }
 
-    /// Harms the servers and the database, in turn, as long as the load goes on.
+    /// Harms the servers and the database, in turn, as long as the load goes on, and each way once at least.
     async fn harm_in_turn(&mut self, load: &Load) -> Result<Vec<Harm>, Failure> {
         let every = Duration::from_millis(self.options.every_ms);
         let end = Instant::now() + Duration::from_secs(self.options.seconds);
         let mut ticks = interval_at(Instant::now() + every, every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut harms = Vec::new();
-        for harm in Harm::of(self.kind, self.options.harms).iter().copied().cycle() {
+        let (all, mut harms) = (Harm::of(self.kind, self.options.harms), Vec::new());
+        for harm in all.iter().copied().cycle() {
             ticks.tick().await;
-            if Instant::now() >= end {
+            if Instant::now() >= end && harms.len() >= all.len() {
                 break;
             }
             self.harm(harm, load).await?;
-            let (calls, failed) = (load.next.load(Ordering::Relaxed), load.failed.load(Ordering::Relaxed));
-            eprintln!("{}: {harm:?} after {calls} calls, {failed} tries failed", self.kind.name());
+            eprintln!("{}: {harm:?} after {} calls, {} tries failed", self.kind.name(), load.taken(), load.failed());
             harms.push(harm);
+            // However long it took, there is load for as long after it.
+            ticks.reset();
         }
         if let Some(clock) = &self.clock {
             clock.set(0)?;
+            self.has_stepped(0).await?;
         }
         Ok(harms)
     }
 
-    /// Whether the steps of the clock have come through: what was written meanwhile says so.
-    async fn has_stepped(&self, harms: &[Harm]) -> Result<(), Failure> {
-        let newest = "SELECT MAX(created_us) - MIN(created_us) FROM deliveries";
-        let is_to = harms.contains(&Harm::StepClock(1));
-        if is_to && self.database.number(newest).await? < self.options.step_s.saturating_mul(1_000_000) {
-            return Err("the server's clock hasn't stepped".into());
+    /// Returns once the first server's clock is as far ahead: what it writes says so.
+    async fn has_stepped(&self, ahead_s: i64) -> Result<(), Failure> {
+        let now_us = self.database.now_us();
+        let ahead_us = ahead_s.saturating_mul(1_000_000);
+        // What was written before the last step is older.
+        let is_new = format!("ABS(created_us - ({ahead_us}) - {now_us}) < 500000");
+        let sql = format!("SELECT COUNT(*) FROM (SELECT 1 FROM deliveries WHERE {is_new} LIMIT 1) AS written");
+        match self.database.number_becomes(&sql, 1, STEPS_WITHIN).await? {
+            0 => Err("the server's clock doesn't step".into()),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     async fn harm(&mut self, harm: Harm, load: &Load) -> Result<(), Failure> {
@@ -322,7 +391,7 @@ impl Scene<'_> {
             Harm::KillServer(number) => {
                 self.servers[number].kill_at_once().await?;
                 self.servers[number] = self.start(number).await?;
-                load.clients.lock().await[number] = self.servers[number].client()?;
+                load.replace(number, self.servers[number].client()?);
             }
             Harm::KillConnections => self.database.end_connections().await?,
             Harm::RestartDatabase => self.database.restart(false),
@@ -330,81 +399,19 @@ impl Scene<'_> {
             Harm::FillDisk => {
                 let Some(disk) = &self.disk else { return Ok(()) };
                 tokio::task::block_in_place(|| disk.fill())?;
-                for _ in 0..FULL_FAILURES {
-                    load.fails_within(FULL_WITHIN).await?;
-                }
+                load.fails(FULL_FAILURES, FULL_WITHIN).await?;
                 disk.free()?;
+                load.all_answer(BACK_WITHIN).await?;
+            }
+            Harm::StopDatabase => {
+                let away = Duration::from_secs(self.options.away_s);
+                let absence = Absence::of(&self.database, &self.servers, load, away, BACK_WITHIN).await?;
+                self.absences.push(absence);
             }
             Harm::StepClock(steps) => {
                 let Some(clock) = &self.clock else { return Ok(()) };
                 clock.set(steps * self.options.step_s)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Callers that don't give up.
-struct Load {
-    clients: Mutex<Vec<Client>>,
-    tag_id: String,
-    next: AtomicUsize,
-    contacts: usize,
-    /// How many tries had no answer, or an error.
-    failed: AtomicUsize,
-    is_over: AtomicBool,
-}
-
-impl Load {
-    /// Returns when another try has failed: the harm has come through.
-    async fn fails_within(&self, patience: Duration) -> Result<(), Failure> {
-        let (before, end) = (self.failed.load(Ordering::Relaxed), Instant::now() + patience);
-        let mut ticks = tokio::time::interval(Duration::from_millis(10));
-        while self.failed.load(Ordering::Relaxed) == before {
-            if Instant::now() >= end {
-                return Err("no call has noticed the harm".into());
-            }
-            ticks.tick().await;
-        }
-        Ok(())
-    }
-
-    /// Tags one contact after the other; answers with how many.
-    async fn call(self: Arc<Self>, caller: usize) -> Result<usize, Failure> {
-        let mut count = 0;
-        while !self.is_over.load(Ordering::Relaxed) {
-            let contact = self.next.fetch_add(1, Ordering::Relaxed);
-            if contact >= self.contacts {
-                break;
-            }
-            self.tag(caller, contact).await?;
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    async fn tag(&self, caller: usize, contact: usize) -> Result<(), Failure> {
-        let request = TagContactRequest {
-            email: format!("bench-{contact}@example.com"),
-            tag_ids: vec![self.tag_id.clone()],
-            request_id: format!("crash-{contact}"),
-            ..Default::default()
-        };
-        let give_up = Instant::now() + PATIENCE;
-        let mut pause = tokio::time::interval(Duration::from_millis(20));
-        for turn in caller.. {
-            let client = {
-                let clients = self.clients.lock().await;
-                clients[turn % clients.len()].clone()
-            };
-            match client.contacts().tag_contact(request.clone()).await {
-                Ok(_) => return Ok(()),
-                Err(status) if Instant::now() >= give_up => return Err(status.into()),
-                // Whether it was carried out isn't known; the request id makes the next call the same one.
-                Err(_) => {
-                    self.failed.fetch_add(1, Ordering::Relaxed);
-                    pause.tick().await;
-                }
+                self.has_stepped(steps * self.options.step_s).await?;
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, interval_at};
 
 use crate::Failure;
+use crate::disk::Disk;
 use crate::postgres::Postgres;
 use crate::sink::MARK;
 
@@ -90,16 +91,34 @@ impl Database {
 
     /// Restarts the database's processes, as an operator would or as if they had crashed.
     pub(crate) fn restart(&self, has_crashed: bool) {
+        self.stop(has_crashed);
+        self.begin();
+    }
+
+    /// Stops the database's processes, as an operator would or as if they had crashed.
+    pub(crate) fn stop(&self, has_crashed: bool) {
         let Some(postgres) = &self.postgres else { return };
         // It takes moments, and nothing here waits for anything else meanwhile.
-        tokio::task::block_in_place(|| {
-            if has_crashed {
-                postgres.crash();
-            } else {
-                postgres.stop();
-            }
-            postgres.begin();
-        });
+        tokio::task::block_in_place(|| if has_crashed { postgres.crash() } else { postgres.stop() });
+    }
+
+    /// Starts them again.
+    pub(crate) fn begin(&self) {
+        let Some(postgres) = &self.postgres else { return };
+        tokio::task::block_in_place(|| postgres.begin());
+    }
+
+    /// Gives what is stored a disk of so many MiB, before anything is: on PostgreSQL the tables, while its log is elsewhere.
+    /// `None` if this account or machine can't mount one.
+    pub(crate) async fn mount(&self, size_mib: u64) -> Result<Option<Disk>, Failure> {
+        let Some(postgres) = &self.postgres else { return Disk::mount(self.folder(), size_mib) };
+        let folder = postgres.folder().join("disk");
+        std::fs::create_dir(&folder)?;
+        let disk = Disk::mount(&folder, size_mib)?;
+        if disk.is_some() {
+            postgres.move_to(&folder.join("tables"), &self.url).await;
+        }
+        Ok(disk)
     }
 
     /// Runs statements in one transaction.
@@ -179,6 +198,14 @@ impl Database {
         );
         let id = format!("unhex(printf('%012x', unixepoch() * 1000 - {count} + n) || '70008000000000000000')");
         (series, id)
+    }
+
+    /// The expression of the time now, in microseconds, by the database's clock.
+    pub(crate) fn now_us(&self) -> &'static str {
+        match self.postgres {
+            Some(_) => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+            None => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+        }
     }
 
     /// The expression of a number as text.

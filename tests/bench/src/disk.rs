@@ -1,4 +1,4 @@
-//! A small file system of its own for a data folder, so that it can be filled.
+//! A small file system of its own for a database, so that it can be filled.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

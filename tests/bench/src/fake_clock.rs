@@ -9,8 +9,8 @@ use crate::Failure;
 
 /// The library's name in its folder, which Debian has below `/usr/lib/<architecture>`.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
-/// How long the library keeps what it has read, in seconds: a step comes so much later.
-const CACHED_S: &str = "1";
+/// For how many full seconds the library keeps what it has read beyond the one that it was read in.
+const CACHED_S: &str = "0";
 
 /// The clock of a server.
 pub(crate) struct FakeClock {

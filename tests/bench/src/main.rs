@@ -5,7 +5,8 @@
 //! - [`load`]: the generator, through the Rust client. [`sink`]: where the webhooks go; it answers at once.
 //! - [`speed`]: the runs of the table. [`growth`]: the same beside much that waits, is stored, or watches. [`limits`]: what generator, sink, gRPC and database can do without the server.
 //! - [`fairness`]: one endpoint that keeps up, beside others that don't.
-//! - [`crash`]: load while everything is killed, and the count of what came; a full [`disk`], a [`fake_clock`].
+//! - [`crash`]: load by patient [`callers`] while everything is killed, and the count of what came; a full [`disk`], the
+//!   [`absence`] of the database, a [`fake_clock`].
 //! - [`meter`]: processor time and memory of processes. [`report`]: the table and the JSON.
 //!
 //! Generator and sink are one process beside the server's, all of them on the same machine. Nothing here fails for being
@@ -20,6 +21,8 @@
     reason = "a tool of the developers"
 )]
 
+mod absence;
+mod callers;
 mod crash;
 mod database;
 mod disk;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use taghook_client::v1::webhook_event::{Parameter, parameter::Source};
@@ -24,6 +26,8 @@ pub(crate) struct Server {
     /// `host:port`.
     pub(crate) authority: String,
     key: String,
+    /// How many lines it has logged since it serves.
+    lines: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -52,10 +56,10 @@ impl Server {
             .kill_on_drop(true);
         let mut child = command.spawn()?;
         let log = child.stderr.take().ok_or("the program has no log")?;
-        let mut lines = BufReader::new(log).lines();
+        let mut log = BufReader::new(log).lines();
         let mut seen = Vec::new();
         let authority = loop {
-            let Some(line) = lines.next_line().await? else {
+            let Some(line) = log.next_line().await? else {
                 return Err(format!("the program ended:\n{}", seen.join("\n")).into());
             };
             let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
@@ -65,18 +69,26 @@ impl Server {
             }
         };
         // What else it says is shown: under load it should say nothing.
+        let lines = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&lines);
         tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
+            while let Ok(Some(line)) = log.next_line().await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 eprintln!("server: {line}");
             }
         });
         let key = std::fs::read_to_string(database.folder().join("default.key"))?.trim().to_owned();
-        Ok(Self { child, authority, key })
+        Ok(Self { child, authority, key, lines })
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap_or(0)
+    }
+
+    /// How many lines it has logged since it serves.
+    pub(crate) fn lines(&self) -> usize {
+        self.lines.load(Ordering::Relaxed)
     }
 
     /// A client with a connection of its own.

@@ -70,6 +70,23 @@ impl Postgres {
         self.url(&name)
     }
 
+    /// Its own folder, which only its account can read.
+    #[allow(dead_code, reason = "the crash test mounts a disk in it")]
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Moves a database that nobody uses to a new folder: what is stored, not the log. Once for a server.
+    #[allow(dead_code, reason = "the crash test fills the disk of that folder")]
+    pub(crate) async fn move_to(&self, folder: &Path, url: &str) {
+        fs::create_dir(folder).expect("the new folder");
+        self.account.take(folder);
+        let options: PgConnectOptions = url.parse().expect("the URL of a database");
+        let database = options.get_database().expect("a database");
+        self.execute(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", folder.display())).await;
+        self.execute(&format!("ALTER DATABASE {database} SET TABLESPACE elsewhere")).await;
+    }
+
     fn url(&self, database: &str) -> String {
         let socket = percent_encoding::utf8_percent_encode(self.socket(), percent_encoding::NON_ALPHANUMERIC);
         format!("postgres://{SUPERUSER}@localhost/{database}?host={socket}")
@@ -166,10 +183,16 @@ impl Account {
     fn of(folder: &Path) -> Self {
         let is_root = fs::metadata(folder).expect("the folder").uid() == 0;
         let ids = is_root.then(|| user("postgres").or_else(|| user("nobody")).expect("an account other than root"));
-        if let Some((uid, gid)) = ids {
+        let account = Self { ids };
+        account.take(folder);
+        account
+    }
+
+    /// Hands a folder that this process has made over to it.
+    fn take(&self, folder: &Path) {
+        if let Some((uid, gid)) = self.ids {
             chown(folder, Some(uid), Some(gid)).expect("the folder's new owner");
         }
-        Self { ids }
     }
 
     fn command(&self, program: &Path, folder: &Path) -> Command {
