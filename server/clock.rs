@@ -81,6 +81,11 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         self.0.send_modify(|now| *now = now.saturating_add(by));
     }
+
+    /// Sets the clock back.
+    pub fn set_back(&self, by: Duration) {
+        self.0.send_modify(|now| *now = now.saturating_sub(by));
+    }
 }
 
 /// The source of randomness, shared by all tasks.

@@ -23,6 +23,9 @@ const MANY_BLOCKED: usize = 8;
 /// How many of them are moved at a time: others wait for the writer meanwhile.
 const MAX_MOVED: usize = 250;
 
+/// How many deliveries that a clock has left in the future are made due at a time.
+const MAX_PULLED_IN: usize = 1_000;
+
 /// What a claim found.
 pub(super) struct Claimed {
     /// What may be sent.
@@ -36,6 +39,9 @@ pub(super) async fn claim(store: &Store, limit: usize, look: Look) -> Result<Cla
     store
         .write("claim", |tx| async move {
             tx.gate_shared().await?;
+            if look == Look::Full {
+                queue::pull_in(&tx, MAX_PULLED_IN).await?;
+            }
             // First, and few: a queue that never runs dry mustn't keep them from their turn.
             let share = extra_share(limit, store.entropy().jitter_unit());
             let mut extra = if share > 0 { extra_attempt::claim(&tx, share).await? } else { Vec::new() };

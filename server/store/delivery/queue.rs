@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 use uuid::Uuid;
@@ -15,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookEventId, WebhookId, WorkspaceId};
 use crate::store::bulk::Bulk;
 use crate::store::outcome::tags_to_json;
+use crate::store::retention::first_id_of;
 use crate::store::{Tx, replay};
 
 /// A delivery to insert.
@@ -289,6 +291,32 @@ impl Look {
             Self::Full => Micros::MIN,
         }
     }
+}
+
+/// How far ahead of now a delivery may have been made: the clocks of servers differ.
+const AHEAD: Duration = Duration::from_secs(5);
+
+/// Makes up to `limit` deliveries due that were due at once by a clock which has been set back since: they would wait until
+/// it is that time again. They are found by their ids, beyond those that can be made now. A retry keeps its time.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn pull_in(tx: &Tx, limit: usize) -> Result<()> {
+    let backend = tx.db().get_database_backend();
+    let early = format!(
+        "SELECT id FROM deliveries WHERE id > $2 AND state = {WAITING} AND due_us > $1 AND attempt_count = 0 \
+         AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY id LIMIT $3"
+    );
+    let chosen = match backend {
+        DbBackend::Postgres => format!("= ANY (ARRAY({early} FOR UPDATE SKIP LOCKED))"),
+        _ => format!("IN ({early})"),
+    };
+    let sql = format!("UPDATE deliveries SET due_us = $1 WHERE id {chosen}");
+    let first = first_id_of(tx.now().saturating_add(AHEAD));
+    let values = [tx.now().0.into(), first.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    tx.db().execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    Ok(())
 }
 
 /// The columns that make a [`LeasedDelivery`].

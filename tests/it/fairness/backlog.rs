@@ -5,11 +5,12 @@ use std::time::Duration;
 use sea_orm::ConnectionTrait;
 use taghook::ids::WebhookId;
 use taghook_client::v1::delivery::State;
+use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::{DeliveryReason, Webhook};
 use tokio::time::Instant;
 
 use super::{Healthy, fire, until_in, webhook};
-use crate::support::{Answer, Database, Gate, Receiver, Taghook, both, seconds, silent_port};
+use crate::support::{Answer, Database, Gate, Receiver, Taghook, Watch, both, delays, seconds, silent_port, within};
 
 /// More of a delivery that waits: copies of its row, in the common queue (0) or in its lane (1). No caller could make so
 /// many in the time of a test.
@@ -134,6 +135,39 @@ both! {
         ids.sort();
         assert_eq!(sent, ids);
         assert_eq!(receiver.count(), 42);
+    }
+
+    /// What was due at once by a clock that was ahead is due when that is set back, not when it is that time again. A retry
+    /// keeps its time.
+    async fn a_clock_that_is_set_back_keeps_nothing_waiting(database: Database) {
+        let (settings, clock) = database.settings().with_manual_clock();
+        let t = Taghook::start(database, settings).await;
+        let contact = t.contact("ada@example.com").await;
+        let mut failing = Receiver::start().await;
+        failing.answer_next([Answer::status(500)]);
+        let retried = webhook(&t, &failing, |webhook| webhook.retry_policy = delays(&[60])).await;
+        let mut watch = Watch::now(&t.client).await;
+        fire(&t, &retried, &contact, 1).await;
+        failing.recv().await;
+        watch.expect(Kind::AttemptFailed).await;
+
+        let mut receiver = Receiver::start().await;
+        let gate = Gate::closed();
+        receiver.answer(Answer::ok().behind(&gate));
+        let webhook = webhook(&t, &receiver, |webhook| webhook.max_concurrency = 1).await;
+        fire(&t, &webhook, &contact, 4).await;
+        receiver.recv().await;
+        let all_wait = async {
+            while count_in_lanes(&t).await != 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("3 deliveries in the lane", all_wait).await;
+        clock.set_back(Duration::from_hours(1));
+        gate.open();
+        receiver.recv_all(3).await;
+        until_in(&t, &webhook, State::Delivered, 4).await;
+        assert_eq!((receiver.count(), failing.count()), (4, 1));
     }
 
     async fn a_pause_holds_what_waits_in_a_lane_and_the_resume_sends_it(t: Taghook) {

@@ -150,6 +150,11 @@ impl Hand {
         self.hand.advance(by);
     }
 
+    /// Sets the clock back.
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.hand.set_back(by);
+    }
+
     /// Moves the clock forward to a time; how far that was.
     pub(crate) fn advance_to(&self, time: Timestamp) -> Duration {
         let by = self.until(time);
