@@ -34,7 +34,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 const STEPS_WITHIN: Duration = Duration::from_secs(20);
 
 /// More contacts than are tagged in a second.
-const CONTACTS_PER_S: usize = 8_000;
+const CONTACTS_PER_S: usize = 12_000;
 /// How large the disk is that is filled: what is there at the start, and for each second of load. In MiB.
 const DISK_MIB: u64 = 64;
 const DISK_MIB_PER_S: u64 = 32;
