@@ -253,6 +253,13 @@ pub(super) fn session(postgres: PgConnectOptions) -> PgConnectOptions {
         ("lock_timeout", "10s"),
         // The gate takes its snapshots after the lock; another level would plan with what was before it.
         ("default_transaction_isolation", "read committed"),
+        // Plans are kept, and one that was made while a table was empty reads all of it, however it has grown, until the
+        // next ANALYZE. Every statement here has an index to go by, row for row. (What is off costs so much where there is
+        // no other way that it would be compiled.)
+        ("enable_seqscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("jit", "off"),
     ])
 }
 

@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use uuid::Uuid;
 
 use super::queue::{LEASED, LeasedDelivery, leased_of, release};
-use super::{DEFERRED, WAITING};
+use super::{DEFERRED, IS_WAITING, WAITING};
 use crate::domain::delivery::Source;
 use crate::domain::time::Micros;
 use crate::error::Result;
@@ -116,7 +116,7 @@ async fn set_lane(tx: &Tx, ids: &[Uuid], from: i64, to: i64) -> Result<()> {
     bulk.execute(tx.db(), |rows| {
         format!(
             "UPDATE deliveries SET lane = {to} FROM {rows} \
-             WHERE deliveries.id = r.chosen AND deliveries.state = {WAITING} AND deliveries.lane = {from}"
+             WHERE deliveries.id = r.chosen AND {IS_WAITING} AND deliveries.lane = {from}"
         )
     })
     .await?;

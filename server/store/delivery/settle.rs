@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use sea_orm::{ConnectionTrait, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{WAITING, end};
+use super::{IS_WAITING, end};
 use crate::domain::delivery::{Attempt, Reason, Source, State};
 use crate::domain::outcome::{DeliveryRef, Kind, Outcome};
 use crate::domain::retry::Next;
@@ -97,7 +97,7 @@ async fn settle_scheduled(tx: &Tx, settlements: &[&Settlement]) -> Result<HashMa
                  snapshot = CASE WHEN r.new_due_us IS NULL AND source = {contact_deleted} THEN NULL ELSE snapshot END, \
                  erased = erased OR (r.new_due_us IS NULL AND source = {contact_deleted}) \
                  FROM {rows} WHERE deliveries.id = r.settled_id AND deliveries.lease_owner = {owner} \
-                 AND deliveries.lease_token = r.token AND deliveries.state = {WAITING} \
+                 AND deliveries.lease_token = r.token AND {IS_WAITING} \
                  RETURNING deliveries.id, deliveries.lease_token, deliveries.attempt_count, deliveries.erased"
             )
         })

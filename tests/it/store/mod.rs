@@ -8,6 +8,7 @@ mod lease;
 mod leftover;
 mod open;
 mod outcomes;
+mod plans;
 mod replay;
 mod settle;
 mod values;
