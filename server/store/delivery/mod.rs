@@ -22,7 +22,7 @@ use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId};
 /// The numbers of the states that this room writes SQL for.
 pub(super) const DEFERRED: i16 = State::Deferred.code();
 pub(super) const WAITING: i16 = State::Waiting.code();
-/// [`WAITING`], of deliveries that are named by their ids: a sum, which is in no partial index. A plan that was made while
+/// [`WAITING`], of deliveries that are found by their ids: a sum, which is in no partial index. A plan that was made while
 /// there were few would go through all that wait.
 const IS_WAITING: &str = "deliveries.state + 0 = 2";
 const _: () = assert!(WAITING == 2);

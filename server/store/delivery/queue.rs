@@ -7,7 +7,7 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement};
 use uuid::Uuid;
 
-use super::{DEFERRED, WAITING, lane, reference_of};
+use super::{DEFERRED, IS_WAITING, WAITING, lane, reference_of};
 use crate::domain::delivery::{Cause, Reason, Source, State};
 use crate::domain::outcome::DeliveryRef;
 use crate::domain::request::Snapshot;
@@ -305,7 +305,7 @@ const AHEAD: Duration = Duration::from_secs(5);
 pub async fn pull_in(tx: &Tx, limit: usize) -> Result<()> {
     let backend = tx.db().get_database_backend();
     let early = format!(
-        "SELECT id FROM deliveries WHERE id > $2 AND state = {WAITING} AND due_us > $1 AND attempt_count = 0 \
+        "SELECT id FROM deliveries WHERE id > $2 AND {IS_WAITING} AND due_us > $1 AND attempt_count = 0 \
          AND (lease_owner IS NULL OR lease_owner NOT IN (SELECT id FROM servers)) ORDER BY id LIMIT $3"
     );
     let chosen = match backend {

@@ -7,6 +7,7 @@ use taghook::domain::retry::Next;
 use taghook::error::Result;
 use taghook::ids::DeliveryId;
 use taghook::store::Tx;
+use taghook::store::delivery::queue;
 use taghook::store::delivery::settle::{Settlement, settle};
 use taghook::store::request::{self, RequestKey};
 use uuid::Uuid;
@@ -17,11 +18,14 @@ use super::{START, Server, postgres};
 /// After so many runs a plan is kept.
 const RUNS: usize = 10;
 
-/// What each batch asks of tables that grow with every call.
+/// How many deliveries are made due by a look at everything.
+const LIMIT: usize = 1_000;
+
+/// What each batch, and each look at everything, asks of tables that grow with every call.
 async fn ask(tx: &Tx, key: &RequestKey, unknown: &Settlement) -> Result<()> {
     assert_eq!(request::find(tx.db(), &[key], tx.now()).await?, [None]);
     assert!(settle(tx, &[unknown]).await?.is_empty());
-    Ok(())
+    queue::pull_in(tx, LIMIT).await
 }
 
 /// How many rows this transaction has read.
@@ -44,9 +48,9 @@ async fn a_plan_of_empty_tables_is_good_for_full_ones() {
          SELECT '{workspace}', 'M', n::text, '', '', {now} FROM generate_series(1, 2000) AS n; \
          INSERT INTO deliveries (id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, \
          tag_ids, trigger_us, due_us, causation_depth, created_us, lease_owner, lease_token) \
-         SELECT gen_random_uuid(), workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, \
-         trigger_us, due_us, causation_depth, created_us, lease_owner, lease_token \
-         FROM deliveries, generate_series(1, 2000)",
+         SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, workspace_id, webhook_id, webhook_event_id, \
+         contact_id, source, state, reason, tag_ids, trigger_us, due_us + 3600000000, causation_depth, created_us, \
+         lease_owner, lease_token FROM deliveries, generate_series(1, 2000) AS n",
         now = START.0
     );
     let (key, unknown, fill) = (&key, &unknown, &fill);
