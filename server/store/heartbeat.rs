@@ -1,5 +1,5 @@
 //! Which servers live. Each raises a number in its row every two seconds; whoever sees one stand still for ten forgets
-//! that server, and its leases are free.
+//! that server, and its leases are free. On SQLite, where the lock on the folder keeps others away, nobody does either.
 //!
 //! The times of two servers are never compared: the number is taken from a server's own clock, and how long it stands
 //! still from the observer's monotonic one. A clock that is wrong, or that steps, buries nobody.

@@ -32,8 +32,7 @@ struct Args {
 enum Chore {
     /// Check everything: format, lints, docs, licences, protos, generated files and tests. Installs what it needs.
     Test {
-        /// Only install what the checks need: the tools (into target/tools), PostgreSQL, Chromium and
-        /// libfaketime.
+        /// Only install what the checks need: the tools (into target/tools), PostgreSQL, Chromium and libfaketime.
         #[arg(long)]
         install: bool,
     },
@@ -47,7 +46,7 @@ enum Chore {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Build the server and put load on it while it and its database are killed: nothing may be lost or stuck. A
+    /// Build the release server and put load on it while it and its database are killed: nothing may be lost or stuck. A
     /// short run of each kind, of the debug build, is part of `cargo xtask test`.
     CrashTest {
         /// How long there is load, on each database; longer if it takes longer to do each harm once.
