@@ -60,6 +60,16 @@ pub enum Error {
         /// The id of the resource that has the value; empty when it isn't known.
         name: String,
     },
+    /// A contact would take an identity that another contact has.
+    #[error("contact {contact} can't take the {field} of contact {holder}; change or delete one of the two first")]
+    ContactClash {
+        /// The identity's field.
+        field: &'static str,
+        /// The id of the contact that the call is about.
+        contact: String,
+        /// The id of the contact that has the identity.
+        holder: String,
+    },
     /// The request id was used for something else.
     #[error("the request_id was used for another request within 24 hours; use a new one")]
     RequestIdReused,
@@ -218,7 +228,9 @@ impl Error {
             Self::Unauthenticated(_) => (Code::Unauthenticated, ErrorReason::Unauthenticated, false),
             Self::ScopeMissing { .. } => (Code::PermissionDenied, ErrorReason::ScopeMissing, false),
             Self::NotFound { .. } => (Code::NotFound, ErrorReason::NotFound, false),
-            Self::AlreadyExists { .. } => (Code::AlreadyExists, ErrorReason::AlreadyExists, false),
+            Self::AlreadyExists { .. } | Self::ContactClash { .. } => {
+                (Code::AlreadyExists, ErrorReason::AlreadyExists, false)
+            }
             Self::RequestIdReused => (Code::AlreadyExists, ErrorReason::RequestIdReused, false),
             Self::EtagMismatch { .. } => (Code::Aborted, ErrorReason::EtagMismatch, false),
             Self::InUse { .. } => (Code::FailedPrecondition, ErrorReason::InUse, false),
@@ -254,6 +266,12 @@ impl Error {
             Self::AlreadyExists { resource, field, .. } => {
                 vec![("resource", (*resource).into()), ("field", (*field).into())]
             }
+            Self::ContactClash { field, contact, holder } => vec![
+                ("resource", "contact".into()),
+                ("field", (*field).into()),
+                ("contact_id", contact.clone()),
+                ("holder_contact_id", holder.clone()),
+            ],
             Self::WrongState { state, .. } | Self::WebhookNotActive { state } => vec![("state", (*state).into())],
             Self::TagNotAssignable { tag, kind } => vec![("tag_id", tag.clone()), ("kind", (*kind).into())],
             Self::CursorExpired { oldest_cursor } => vec![("oldest_cursor", oldest_cursor.clone())],
@@ -325,6 +343,10 @@ impl From<Error> for Status {
             }
             Error::NotFound { resource, name } | Error::AlreadyExists { resource, name, .. } => {
                 details.set_resource_info(*resource, name.as_str(), "", error.to_string());
+                error.to_string()
+            }
+            Error::ContactClash { holder, .. } => {
+                details.set_resource_info("contact", holder.as_str(), "", error.to_string());
                 error.to_string()
             }
             Error::InUse { resource, users } => {

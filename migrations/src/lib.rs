@@ -17,6 +17,7 @@ mod m0009_operations;
 mod m0010_smart_tags;
 mod m0011_smart_links;
 mod m0012_campaigns;
+mod m0013_identity;
 mod schema;
 
 use sea_orm_migration::MigrationTrait;
@@ -41,6 +42,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0010_smart_tags::Migration),
             Box::new(m0011_smart_links::Migration),
             Box::new(m0012_campaigns::Migration),
+            Box::new(m0013_identity::Migration),
         ]
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Origin, TriggerDecision};
-use crate::domain::contact::{Contact, Email, Phone};
+use crate::domain::contact::{Contact, Email, ExternalId, Phone};
 use crate::domain::delivery::{Decision, MAX_CAUSATION_DEPTH, Reason, Source, State};
 use crate::domain::outcome::{DeliveryRef, Kind, Outcome};
 use crate::domain::request::{EventDefinition, Snapshot, TriggerContext};
@@ -388,6 +388,7 @@ impl Trigger {
                 contact_id: &contact_id,
                 email: self.contact.email.as_ref().map(Email::as_str),
                 phone: self.contact.phone.as_ref().map(Phone::as_str),
+                external_id: self.contact.external_id.as_ref().map(ExternalId::as_str),
                 values: &self.contact.values,
                 field_type: &|key| self.config.field_type(key),
                 activation_tag: tag.map(|tag| tag.name.as_str()),

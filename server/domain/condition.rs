@@ -5,8 +5,9 @@
 //!
 //! - `event.type` (string), `event.time` (timestamp), `event.attributes` (map; whole numbers as int, others as double,
 //!   null as null). Only where there is an event.
-//! - `contact.id`, `contact.email`, `contact.phone` (string, empty if there is none), `contact.status` (string:
-//!   `pending`, `subscribed`, `unsubscribed`, `bounced`), `contact.created` (timestamp), `contact.tags` (list of names).
+//! - `contact.id`, `contact.email`, `contact.phone`, `contact.external_id` (string, empty if there is none), `contact.status`
+//!   (string: `pending`, `subscribed`, `unsubscribed`, `bounced`), `contact.created` (timestamp), `contact.tags` (list of
+//!   names).
 //! - `contact.fields.<key>`: text, paragraph, html, email, url and time as string, integer as int, decimal as double,
 //!   boolean as bool, datetime as timestamp, date as timestamp (midnight UTC).
 //! - `now` (timestamp).

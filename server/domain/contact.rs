@@ -1,4 +1,4 @@
-//! Who a contact is: its e-mail address, its phone number and its subscription status.
+//! Who a contact is: its e-mail address, phone number, external id and subscription status.
 
 use std::fmt;
 
@@ -13,6 +13,8 @@ use crate::ids::ContactId;
 pub const MAX_EMAIL_BYTES: usize = 254;
 /// Longest part before the `@` in bytes (RFC 5321, 4.5.3.1.1).
 pub const MAX_EMAIL_LOCAL_BYTES: usize = 64;
+/// Longest external id in bytes.
+pub const MAX_EXTERNAL_ID_BYTES: usize = 200;
 /// The most values of a contact.
 pub const MAX_VALUES: usize = 500;
 /// The most bytes of a contact's keys and values together, as [`Contact::values_bytes`] counts them.
@@ -38,7 +40,8 @@ coded! {
     }
 }
 
-/// A person, known by an e-mail address or a phone number or both. `Debug` shows no data of the person.
+/// A person, known by at least one of an e-mail address, a phone number and an external id. `Debug` shows no data of the
+/// person.
 #[derive(Clone)]
 pub struct Contact {
     /// Its id.
@@ -47,6 +50,8 @@ pub struct Contact {
     pub email: Option<Email>,
     /// Unique in the workspace.
     pub phone: Option<Phone>,
+    /// Unique in the workspace.
+    pub external_id: Option<ExternalId>,
     /// Whether it may be written to.
     pub status: ContactStatus,
     /// The values by field key, as [`super::field::FieldValue::to_stored`] writes them.
@@ -145,6 +150,49 @@ impl Phone {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The id of a contact in the caller's own system, such as a CRM: 1 to [`MAX_EXTERNAL_ID_BYTES`] bytes without control
+/// characters. Compared byte for byte: neither white space nor case is changed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ExternalId(String);
+
+impl ExternalId {
+    /// Checks the length and the characters.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with the id, without repeating it.
+    pub fn parse(text: &str) -> Result<Self, ExternalIdError> {
+        if !(1..=MAX_EXTERNAL_ID_BYTES).contains(&text.len()) {
+            return Err(ExternalIdError::Length { bytes: text.len() });
+        }
+        if text.contains(char::is_control) {
+            return Err(ExternalIdError::Character);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The id as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text isn't an external id. Never repeats the id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExternalIdError {
+    /// Empty, or longer than [`MAX_EXTERNAL_ID_BYTES`].
+    #[error("must be 1 to {MAX_EXTERNAL_ID_BYTES} bytes; has {bytes}")]
+    Length {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A control character.
+    #[error("must have no control characters")]
+    Character,
 }
 
 /// Why a text isn't an e-mail address. Never repeats the address.
@@ -253,6 +301,13 @@ impl fmt::Debug for Phone {
     }
 }
 
+/// Redacted: an external id may be personal data, such as a customer number, and must not reach a log through `{:?}`.
+impl fmt::Debug for ExternalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExternalId({} bytes)", self.0.len())
+    }
+}
+
 impl TryFrom<String> for Email {
     type Error = EmailError;
 
@@ -278,6 +333,20 @@ impl TryFrom<String> for Phone {
 impl From<Phone> for String {
     fn from(phone: Phone) -> Self {
         phone.0
+    }
+}
+
+impl TryFrom<String> for ExternalId {
+    type Error = ExternalIdError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ExternalId> for String {
+    fn from(id: ExternalId) -> Self {
+        id.0
     }
 }
 
@@ -377,9 +446,23 @@ mod tests {
     }
 
     #[test]
+    fn external_ids_are_kept_byte_for_byte() {
+        for text in ["0", " A-1 ", "müller", &"x".repeat(200)] {
+            assert_eq!(ExternalId::parse(text).as_ref().map(ExternalId::as_str), Ok(text));
+        }
+        assert_eq!(ExternalId::parse(""), Err(ExternalIdError::Length { bytes: 0 }));
+        assert_eq!(ExternalId::parse(&"x".repeat(201)), Err(ExternalIdError::Length { bytes: 201 }));
+        for text in ["a\0", "a\n", "\u{7f}", "\u{85}"] {
+            assert_eq!(ExternalId::parse(text), Err(ExternalIdError::Character), "{text:?}");
+        }
+    }
+
+    #[test]
     fn debug_output_hides_personal_data() {
         let email = Email::parse("ada@example.com").unwrap();
         let phone = Phone::parse("+12025550143").unwrap();
-        assert_eq!(format!("{email:?} {phone:?}"), "Email(15 bytes) Phone(12 bytes)");
+        let external_id = ExternalId::parse("4711").unwrap();
+        let shown = format!("{email:?} {phone:?} {external_id:?}");
+        assert_eq!(shown, "Email(15 bytes) Phone(12 bytes) ExternalId(4 bytes)");
     }
 }

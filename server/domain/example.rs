@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::contact::{Contact, ContactStatus, Email, Phone};
+use super::contact::{Contact, ContactStatus, Email, ExternalId, Phone};
 use super::field::{FieldType, FieldValue, standard_field};
 use super::time::Micros;
 use crate::ids::ContactId;
@@ -11,6 +11,7 @@ use crate::ids::ContactId;
 const EMAIL: &str = "ada@example.com";
 /// Of the range that Ofcom keeps for fiction.
 const PHONE: &str = "+442079460123";
+const EXTERNAL_ID: &str = "crm-1815";
 
 /// A contact with an example for each of the fields.
 #[must_use]
@@ -23,6 +24,7 @@ pub fn contact<'a>(id: ContactId, now: Micros, fields: impl IntoIterator<Item = 
         id,
         email: Email::parse(EMAIL).ok(),
         phone: Phone::parse(PHONE).ok(),
+        external_id: ExternalId::parse(EXTERNAL_ID).ok(),
         status: ContactStatus::Subscribed,
         values,
         version: 1,
@@ -87,6 +89,6 @@ mod tests {
         let contact = contact(ContactId(uuid::Uuid::nil()), Micros(0), custom.chain(standard));
         assert_eq!(contact.values.len(), FieldType::ALL.len() + STANDARD_FIELDS.len());
         assert!(STANDARD_FIELDS.iter().all(|field| text_of_standard(field.key).is_some()));
-        assert!(contact.email.is_some() && contact.phone.is_some());
+        assert!(contact.email.is_some() && contact.phone.is_some() && contact.external_id.is_some());
     }
 }

@@ -72,6 +72,8 @@ coded! {
         WebhookName = 6, "WEBHOOK_NAME";
         /// The name of the campaign whose action fired; empty unless one did.
         CampaignName = 7, "CAMPAIGN_NAME";
+        /// The contact's id in the caller's own system; empty if it has none.
+        ContactExternalId = 8, "CONTACT_EXTERNAL_ID";
     }
 }
 
@@ -144,6 +146,8 @@ pub struct TriggerContext<'a> {
     pub email: Option<&'a str>,
     /// In E.164 form. Sent as the standard field `phone` if the contact has no value of that field.
     pub phone: Option<&'a str>,
+    /// The contact's id in the caller's own system.
+    pub external_id: Option<&'a str>,
     /// The contact's JSON object of values by field key.
     pub values: &'a Map<String, Value>,
     /// The type of the field with that key; `None` if there is no such field any more, whose value is then empty.
@@ -439,6 +443,7 @@ impl<'a> TriggerContext<'a> {
             SystemValue::DeliveryId => Some(self.delivery_id.into()),
             SystemValue::WebhookName => Some(self.webhook_name.into()),
             SystemValue::CampaignName => self.campaign_name.map(Cow::from),
+            SystemValue::ContactExternalId => self.external_id.map(Cow::from),
         }
     }
 

@@ -1,17 +1,18 @@
 //! Contacts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType, OnConflict};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QueryResult,
     QuerySelect, Select,
 };
+use uuid::Uuid;
 
 use super::bulk::Bulk;
 use super::entity::{contact, contact_tag, tag};
 use super::{Tx, starts_with};
-use crate::domain::contact::{Contact, ContactStatus, Email, Phone};
+use crate::domain::contact::{Contact, ContactStatus, Email, ExternalId, Phone};
 use crate::domain::time::Micros;
 use crate::error::{Error, OnUnique, Result};
 use crate::ids::{ContactId, TagId, WorkspaceId};
@@ -25,6 +26,8 @@ pub enum ContactRef {
     Email(Email),
     /// By its phone number.
     Phone(Phone),
+    /// By its id in the caller's own system.
+    ExternalId(ExternalId),
 }
 
 impl ContactRef {
@@ -35,16 +38,18 @@ impl ContactRef {
             Self::Id(_) => "id",
             Self::Email(_) => "email",
             Self::Phone(_) => "phone",
+            Self::ExternalId(_) => "external_id",
         }
     }
 
-    /// The error for a contact that isn't there; it doesn't repeat an address or a number.
+    /// The error for a contact that isn't there; it doesn't repeat an address, a number or an external id.
     #[must_use]
     pub fn not_found(&self) -> Error {
         match self {
             Self::Id(id) => Error::not_found(*id),
             Self::Email(_) => Error::NotFound { resource: "contact", name: "with this email".into() },
             Self::Phone(_) => Error::NotFound { resource: "contact", name: "with this phone".into() },
+            Self::ExternalId(_) => Error::NotFound { resource: "contact", name: "with this external_id".into() },
         }
     }
 }
@@ -58,6 +63,8 @@ pub struct ContactFilter {
     pub statuses: Vec<ContactStatus>,
     /// Contacts whose address starts so, in lower case.
     pub email_prefix: String,
+    /// Contacts with one of these; empty for any.
+    pub external_ids: Vec<ExternalId>,
     /// Contacts created then or later.
     pub created_after: Option<Micros>,
     /// Contacts created before.
@@ -92,6 +99,20 @@ pub async fn lock(tx: &Tx, workspace: WorkspaceId, which: &ContactRef) -> Result
     query_one(workspace, which).lock_exclusive().one(tx.db()).await?.map(from_row).transpose()
 }
 
+/// As [`lock`], for the first of several references that finds a contact.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn lock_first(tx: &Tx, workspace: WorkspaceId, references: &[ContactRef]) -> Result<Option<Contact>> {
+    for which in references {
+        if let Some(contact) = lock(tx, workspace, which).await? {
+            return Ok(Some(contact));
+        }
+    }
+    Ok(None)
+}
+
 /// As [`get`]; no other transaction deletes the contact until this one is committed. To be called after the gate, if the
 /// transaction takes it.
 ///
@@ -109,11 +130,11 @@ fn query_one(workspace: WorkspaceId, which: &ContactRef) -> Select<contact::Enti
         ContactRef::Id(id) => query.filter(contact::Column::Id.eq(id.0)),
         ContactRef::Email(email) => query.filter(contact::Column::Email.eq(email.as_str())),
         ContactRef::Phone(phone) => query.filter(contact::Column::Phone.eq(phone.as_str())),
+        ContactRef::ExternalId(id) => query.filter(contact::Column::ExternalId.eq(id.as_str())),
     }
 }
 
-/// Contacts by reference, in one query for ids and one for addresses. Those that aren't there are missing. Tagging
-/// looks nobody up by phone.
+/// Contacts by reference, in one query for each kind of reference. Those that don't exist are missing.
 ///
 /// # Errors
 ///
@@ -121,44 +142,69 @@ fn query_one(workspace: WorkspaceId, which: &ContactRef) -> Select<contact::Enti
 pub async fn find_many(
     db: &impl ConnectionTrait,
     wanted: &[(WorkspaceId, ContactRef)],
-) -> Result<std::collections::HashMap<(WorkspaceId, ContactRef), Contact>> {
-    let (mut ids, mut emails) = (Vec::new(), Vec::new());
-    for (workspace, which) in wanted {
-        match which {
-            ContactRef::Id(id) => ids.push((*workspace, *id)),
-            ContactRef::Email(email) => emails.push((*workspace, email.clone())),
-            ContactRef::Phone(_) => {}
-        }
-    }
-    let mut found = std::collections::HashMap::with_capacity(wanted.len());
+) -> Result<HashMap<(WorkspaceId, ContactRef), Contact>> {
+    let mut found = HashMap::with_capacity(wanted.len());
+    let ids = wanted.iter().filter_map(|(workspace, which)| match which {
+        ContactRef::Id(id) => Some((workspace.0, id.0)),
+        _ => None,
+    });
+    let (workspaces, ids): (Vec<Uuid>, Vec<Uuid>) = ids.unzip();
     if !ids.is_empty() {
-        let bulk = Bulk::new(db)
-            .uuid("wanted_workspace", ids.iter().map(|(workspace, _)| workspace.0))
-            .uuid("wanted_id", ids.iter().map(|(_, id)| id.0));
+        let bulk = Bulk::new(db).uuid("wanted_workspace", workspaces).uuid("wanted_id", ids);
         let join = "c.id = r.wanted_id AND c.workspace_id = r.wanted_workspace";
         for (workspace, contact) in query_many(db, bulk, join).await? {
             found.insert((workspace, ContactRef::Id(contact.id)), contact);
         }
     }
-    if !emails.is_empty() {
-        let bulk = Bulk::new(db)
-            .uuid("wanted_workspace", emails.iter().map(|(workspace, _)| workspace.0))
-            .text("wanted_email", emails.iter().map(|(_, email)| email.as_str().to_owned()));
-        let join = "c.workspace_id = r.wanted_workspace AND c.email = r.wanted_email";
-        for (workspace, contact) in query_many(db, bulk, join).await? {
-            if let Some(email) = contact.email.clone() {
-                found.insert((workspace, ContactRef::Email(email)), contact);
+    for key in TEXT_KEYS {
+        let texts = wanted.iter().filter_map(|(workspace, which)| Some((workspace.0, (key.text)(which)?.to_owned())));
+        let (workspaces, texts): (Vec<Uuid>, Vec<String>) = texts.unzip();
+        if texts.is_empty() {
+            continue;
+        }
+        let bulk = Bulk::new(db).uuid("wanted_workspace", workspaces).text("wanted_text", texts);
+        let join = format!("c.workspace_id = r.wanted_workspace AND c.{} = r.wanted_text", key.column);
+        for (workspace, contact) in query_many(db, bulk, &join).await? {
+            if let Some(which) = (key.of)(&contact) {
+                found.insert((workspace, which), contact);
             }
         }
     }
     Ok(found)
 }
 
+/// A unique text of a contact.
+struct TextKey {
+    column: &'static str,
+    /// The text of a reference by this key.
+    text: fn(&ContactRef) -> Option<&str>,
+    /// The reference to a contact by this key, if the contact has it.
+    of: fn(&Contact) -> Option<ContactRef>,
+}
+
+const TEXT_KEYS: [TextKey; 3] = [
+    TextKey {
+        column: "external_id",
+        text: |which| if let ContactRef::ExternalId(id) = which { Some(id.as_str()) } else { None },
+        of: |contact| contact.external_id.clone().map(ContactRef::ExternalId),
+    },
+    TextKey {
+        column: "email",
+        text: |which| if let ContactRef::Email(email) = which { Some(email.as_str()) } else { None },
+        of: |contact| contact.email.clone().map(ContactRef::Email),
+    },
+    TextKey {
+        column: "phone",
+        text: |which| if let ContactRef::Phone(phone) = which { Some(phone.as_str()) } else { None },
+        of: |contact| contact.phone.clone().map(ContactRef::Phone),
+    },
+];
+
 async fn query_many(db: &impl ConnectionTrait, bulk: Bulk, join: &str) -> Result<Vec<(WorkspaceId, Contact)>> {
     let rows = bulk
         .query(db, |rows| {
             format!(
-                "SELECT c.id, c.workspace_id, c.email, c.phone, c.status, c.field_values, c.version, c.created_us, c.updated_us \
+                "SELECT c.id, c.workspace_id, c.email, c.phone, c.external_id, c.status, c.field_values, c.version, c.created_us, c.updated_us \
                  FROM {rows} JOIN contacts c ON {join}"
             )
         })
@@ -193,6 +239,10 @@ pub async fn list(
     if !filter.email_prefix.is_empty() {
         condition = condition.add(starts_with(contact::Column::Email, &filter.email_prefix));
     }
+    if !filter.external_ids.is_empty() {
+        condition =
+            condition.add(contact::Column::ExternalId.is_in(filter.external_ids.iter().map(ExternalId::as_str)));
+    }
     if let Some(time) = filter.created_after {
         condition = condition.add(contact::Column::CreatedUs.gte(time.0));
     }
@@ -220,9 +270,11 @@ pub async fn list(
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if its address or number is taken; the database's.
+/// [`Error::AlreadyExists`] if its address, number or external id is taken; the database's.
 pub async fn insert(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Result<()> {
-    refuse_taken(tx, workspace, contact).await?;
+    if let Some((field, holder)) = holder_of_key(tx, workspace, contact).await? {
+        return Err(taken(field, holder.to_string()));
+    }
     // Not left to fail: PostgreSQL would log the address.
     let inserted = contact::Entity::insert(to_row(workspace, contact).into_active_model().reset_all())
         .on_conflict(OnConflict::new().do_nothing().to_owned())
@@ -235,10 +287,12 @@ pub async fn insert(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Resul
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if its address or number is taken; [`Error::EtagMismatch`] if another transaction was faster;
-/// the database's.
+/// [`Error::ContactClash`] if another contact has its address, number or external id; [`Error::EtagMismatch`] if another
+/// transaction was faster; the database's.
 pub async fn update(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Result<()> {
-    refuse_taken(tx, workspace, contact).await?;
+    if let Some((field, holder)) = holder_of_key(tx, workspace, contact).await? {
+        return Err(Error::ContactClash { field, contact: contact.id.to_string(), holder: holder.to_string() });
+    }
     let result = contact::Entity::update_many()
         .set(to_row(workspace, contact).into_active_model().reset_all())
         .filter(contact::Column::Id.eq(contact.id.0))
@@ -294,29 +348,29 @@ pub async fn delete(tx: &Tx, workspace: WorkspaceId, id: ContactId) -> Result<()
     Ok(())
 }
 
-/// A failed statement ends a PostgreSQL transaction, so that uniqueness is asked before it is enforced; the unique
-/// indexes decide between transactions that ask at the same time.
-async fn refuse_taken(tx: &Tx, workspace: WorkspaceId, contact: &Contact) -> Result<()> {
-    let keys = [
-        ("email", contact.email.clone().map(ContactRef::Email)),
-        ("phone", contact.phone.clone().map(ContactRef::Phone)),
-    ];
-    for (field, which) in keys {
-        let Some(which) = which else { continue };
+/// The other contact that has a unique text of this one, and the text's field. A failed statement ends a PostgreSQL
+/// transaction, so that uniqueness is asked before it is enforced; the unique indexes decide between transactions that ask
+/// at the same time.
+async fn holder_of_key(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    contact: &Contact,
+) -> Result<Option<(&'static str, ContactId)>> {
+    for which in TEXT_KEYS.iter().filter_map(|key| (key.of)(contact)) {
         if let Some(other) = find(tx.db(), workspace, &which).await?.filter(|other| other.id != contact.id) {
-            return Err(taken(field, other.id.to_string()));
+            return Ok(Some((which.field(), other.id)));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
-/// The error of a write that came too late for an address or a number, and is to be run again.
+/// The error of a write that came too late for an address, a number or an external id, and is to be run again.
 #[must_use]
 pub fn lost_race(field: &'static str) -> Error {
     taken(field, String::new())
 }
 
-/// Whether a write failed since another transaction took the address or the number while it ran: run again, it sees who
+/// Whether a write failed since another transaction took the address, the number or the external id while it ran: run again, it sees who
 /// has it.
 #[must_use]
 pub fn is_lost_race(error: &Error) -> bool {
@@ -336,6 +390,7 @@ fn from_row(row: contact::Model) -> Result<Contact> {
         id: ContactId(row.id),
         email: row.email.map(Email::try_from).transpose().map_err(Error::internal)?,
         phone: row.phone.map(Phone::try_from).transpose().map_err(Error::internal)?,
+        external_id: row.external_id.map(ExternalId::try_from).transpose().map_err(Error::internal)?,
         status: ContactStatus::try_from(row.status).map_err(Error::internal)?,
         values: serde_json::from_str(&row.field_values).map_err(Error::internal)?,
         version: row.version,
@@ -350,6 +405,7 @@ fn to_row(workspace: WorkspaceId, contact: &Contact) -> contact::Model {
         workspace_id: workspace.0,
         email: contact.email.clone().map(String::from),
         phone: contact.phone.clone().map(String::from),
+        external_id: contact.external_id.clone().map(String::from),
         status: contact.status.code(),
         field_values: serde_json::Value::Object(contact.values.clone()).to_string(),
         version: contact.version,

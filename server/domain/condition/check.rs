@@ -11,7 +11,7 @@ use crate::domain::field::FieldKey;
 const EVENT_NAMES: &str = "event, contact and now";
 const CONTACT_NAMES: &str = "contact and now";
 const EVENT_MEMBERS: &str = "type, time and attributes";
-const CONTACT_MEMBERS: &str = "id, email, phone, status, created, tags and fields";
+const CONTACT_MEMBERS: &str = "id, email, phone, external_id, status, created, tags and fields";
 
 /// A function: its name, how many arguments it may have if called as `f(x)` and as `x.f()`, and how it is used.
 type Function = (&'static str, &'static [usize], &'static [usize], &'static str);
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
                 self.reads.fields.insert((*key).to_owned());
                 Ok(())
             }
-            ("now", _) | ("contact", ["id" | "email" | "phone" | "status" | "created", ..]) => Ok(()),
+            ("now", _) | ("contact", ["id" | "email" | "phone" | "external_id" | "status" | "created", ..]) => Ok(()),
             ("contact", [member, ..]) => unknown("contact", member, CONTACT_MEMBERS),
             (name, _) => {
                 let known = if self.scope == Scope::Event { EVENT_NAMES } else { CONTACT_NAMES };

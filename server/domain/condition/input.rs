@@ -74,6 +74,7 @@ impl Making {
             ("id", Box::new(CelString::from(contact.id.to_string())) as Boxed<'a>),
             ("email", text(contact.email.as_ref().map_or("", |email| email.as_str()))),
             ("phone", text(contact.phone.as_ref().map_or("", |phone| phone.as_str()))),
+            ("external_id", text(contact.external_id.as_ref().map_or("", |id| id.as_str()))),
             ("status", Box::new(status)),
             ("created", timestamp(contact.created)?),
             ("tags", Box::new(CelList::from(tags))),

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::contact::{ContactStatus, Email};
+use crate::domain::contact::{ContactStatus, Email, ExternalId};
 
 const NOW: Micros = Micros(1_769_848_200_000_000);
 
@@ -12,6 +12,7 @@ fn contact(values: &Value) -> Contact {
         id: ContactId(uuid::Uuid::nil()),
         email: Email::parse("ada@example.com").ok(),
         phone: None,
+        external_id: ExternalId::parse("crm-7").ok(),
         status: ContactStatus::Subscribed,
         values: values.as_object().cloned().unwrap(),
         version: 1,
@@ -97,6 +98,7 @@ fn reads_events() {
 #[test]
 fn reads_contacts() {
     check("contact.email.endsWith('@example.com') && contact.phone == ''", true);
+    check("contact.external_id == 'crm-7'", true);
     check("contact.status == 'subscribed'", true);
     check("contact.id.startsWith('cont')", contact_id_starts());
     check("contact.created == now - duration('24h')", true);
@@ -144,7 +146,7 @@ fn refuses_what_is_wrong_and_says_where() {
     check_refused("true &&\n  contcat.email == ''", "2:3: contcat is unknown here; there are event, contact and now");
     check_refused(
         "'Köln' != '' && contact.mail == ''",
-        "1:24: contact.mail is unknown here; there are id, email, phone, status, created, tags and fields",
+        "1:24: contact.mail is unknown here; there are id, email, phone, external_id, status, created, tags and fields",
     );
     check_refused("event.kind == ''", "1:6: event.kind is unknown here; there are type, time and attributes");
     check_refused(

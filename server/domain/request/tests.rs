@@ -191,6 +191,7 @@ fn check_plan(source: Source, default: Option<(&str, DefaultMode)>, expected: Pa
         contact_id: "contact_1",
         email: Some("ada@example.com"),
         phone: Some("+4930123456"),
+        external_id: Some("crm-7"),
         values: values.as_object().unwrap(),
         field_type: &field_type,
         activation_tag: Some("VIP"),
@@ -224,6 +225,7 @@ fn plans_values_of_every_source() {
         (SystemValue::DeliveryId, Some("dlv_1")),
         (SystemValue::WebhookName, Some("CRM")),
         (SystemValue::CampaignName, None),
+        (SystemValue::ContactExternalId, Some("crm-7")),
     ] {
         check_plan(Source::System(value), None, parameter("p", expected));
     }
@@ -251,6 +253,7 @@ fn the_email_is_there_though_empty() {
         contact_id: "contact_1",
         email: None,
         phone: Some("+4930123456"),
+        external_id: Some("crm-7"),
         values: &values,
         field_type: &field_type,
         activation_tag: None,

@@ -241,6 +241,7 @@ impl Patch {
             id,
             email: None,
             phone: None,
+            external_id: None,
             status: ContactStatus::Subscribed,
             values: Map::new(),
             version: 1,

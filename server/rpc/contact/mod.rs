@@ -417,6 +417,7 @@ fn parse_filter(filter: &pb::list_contacts_request::Filter, violations: &mut Vio
         tag_ids: violations.ids("filter.tag_ids", &filter.tag_ids),
         statuses: filter.statuses.iter().filter_map(|status| status_of(*status)).collect(),
         email_prefix: filter.email_prefix.to_lowercase(),
+        external_ids: Vec::new(),
         created_after: parse_time("filter.created_after", filter.created_after, violations),
         created_before: parse_time("filter.created_before", filter.created_before, violations),
     }

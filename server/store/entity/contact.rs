@@ -10,6 +10,7 @@ pub struct Model {
     pub workspace_id: Uuid,
     pub email: Option<String>,
     pub phone: Option<String>,
+    pub external_id: Option<String>,
     pub status: i16,
     pub field_values: String,
     pub version: i64,

@@ -4,6 +4,7 @@ mod assign;
 mod batch;
 mod commit;
 mod erase;
+mod identity;
 mod lease;
 mod leftover;
 mod open;
@@ -119,6 +120,7 @@ impl Server {
             id,
             email: Some(Email::parse(&format!("{name}@example.com")).unwrap()),
             phone: None,
+            external_id: None,
             status: ContactStatus::Subscribed,
             values: serde_json::Map::new(),
             version: 1,
