@@ -7,20 +7,26 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt};
 
 use crate::domain::time::Micros;
 use crate::pb::ErrorReason;
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
-pub const ERROR_DOMAIN: &str = "taghook.v1";
+pub const ERROR_DOMAIN: &str = "taghook";
 /// How long callers are asked to wait before they repeat a call that met an overload or an absent database.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// The most field violations that are told at once.
-const MAX_VIOLATIONS: usize = 50;
-/// The most bytes of them: details travel as metadata, in base 64, and clients commonly take 8 KiB of it.
-const MAX_VIOLATION_BYTES: usize = 4_500;
+/// The trailer that tells gRPC clients when to repeat a call (gRFC A6).
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// The most bytes of the violations in an error's details. gRPC core drops trailers of more than 8 KiB as they travel: the
+/// details in base 64 (four bytes for three), the message percent-encoded, and about 500 bytes of other headers.
+const MAX_VIOLATION_BYTES: usize = 4_000;
+/// The most bytes of the message as it travels.
+const MAX_MESSAGE_BYTES: usize = 1_200;
+/// What the encoding of one violation adds to its texts, in bytes: tags and lengths.
+const DETAIL_OVERHEAD: usize = 10;
 /// The longest path of a field that is told: one into a map has the caller's key in it.
 const MAX_PATH_BYTES: usize = 120;
 
@@ -43,11 +49,11 @@ pub enum Error {
         scope: &'static str,
     },
     /// There is no such resource in the caller's workspace.
-    #[error("there is no {resource} {name}")]
+    #[error("{}", not_found_text(resource, name))]
     NotFound {
         /// The kind of resource.
         resource: &'static str,
-        /// Its id as the caller gave it.
+        /// Its id as the caller gave it; empty where it was named by something else, as an e-mail address.
         name: String,
     },
     /// A unique value is taken.
@@ -114,9 +120,14 @@ pub enum Error {
         /// Its kind.
         kind: &'static str,
     },
-    /// The resource is built in.
-    #[error("{0}")]
-    NotDeletable(&'static str),
+    /// The resource is built in, or the deployment needs it.
+    #[error("{reason}")]
+    NotDeletable {
+        /// The kind of resource.
+        resource: &'static str,
+        /// Why, for people.
+        reason: &'static str,
+    },
     /// Not a cursor of this workspace and deployment.
     #[error("the cursor is malformed, or of another workspace or deployment")]
     CursorInvalid,
@@ -156,6 +167,12 @@ pub enum Error {
         limit: usize,
         /// When the first of them expires, if one does.
         next_expire_time: Option<Micros>,
+    },
+    /// The request has too many bytes.
+    #[error("the request has more than {limit} bytes; split it")]
+    RequestTooLarge {
+        /// The limit in bytes.
+        limit: usize,
     },
     /// The server is stopping.
     #[error("the server is stopping")]
@@ -237,13 +254,13 @@ impl Error {
             Self::WrongState { .. } => (Code::FailedPrecondition, ErrorReason::WrongState, false),
             Self::WebhookNotActive { .. } => (Code::FailedPrecondition, ErrorReason::WebhookDisabled, false),
             Self::TagNotAssignable { .. } => (Code::FailedPrecondition, ErrorReason::TagNotAssignable, false),
-            Self::NotDeletable(_) => (Code::FailedPrecondition, ErrorReason::NotDeletable, false),
+            Self::NotDeletable { .. } => (Code::FailedPrecondition, ErrorReason::NotDeletable, false),
             Self::CursorInvalid => (Code::InvalidArgument, ErrorReason::CursorInvalid, false),
             Self::CursorExpired { .. } => (Code::OutOfRange, ErrorReason::CursorExpired, false),
             Self::CursorAhead { .. } => (Code::OutOfRange, ErrorReason::CursorAhead, false),
             Self::SlowConsumer { .. } => (Code::ResourceExhausted, ErrorReason::SlowConsumer, false),
-            Self::MetDouble => (Code::Aborted, ErrorReason::Overloaded, true),
-            Self::Overloaded => (Code::ResourceExhausted, ErrorReason::Overloaded, true),
+            Self::MetDouble | Self::Overloaded => (Code::Unavailable, ErrorReason::Overloaded, true),
+            Self::RequestTooLarge { .. } => (Code::ResourceExhausted, ErrorReason::RequestTooLarge, false),
             Self::LimitReached { .. } => (Code::ResourceExhausted, ErrorReason::LimitReached, false),
             Self::TooManySecrets { .. } => (Code::ResourceExhausted, ErrorReason::TooManySecrets, false),
             Self::ShuttingDown => (Code::Unavailable, ErrorReason::ShuttingDown, true),
@@ -260,9 +277,10 @@ impl Error {
     fn metadata(&self) -> HashMap<String, String> {
         let pairs: Vec<(&str, String)> = match self {
             Self::ScopeMissing { scope } => vec![("scope", (*scope).into())],
-            Self::NotFound { resource, .. } | Self::InUse { resource, .. } | Self::EtagMismatch { resource } => {
-                vec![("resource", (*resource).into())]
-            }
+            Self::NotFound { resource, .. }
+            | Self::InUse { resource, .. }
+            | Self::EtagMismatch { resource }
+            | Self::NotDeletable { resource, .. } => vec![("resource", (*resource).into())],
             Self::AlreadyExists { resource, field, .. } => {
                 vec![("resource", (*resource).into()), ("field", (*field).into())]
             }
@@ -272,12 +290,18 @@ impl Error {
                 ("contact_id", contact.clone()),
                 ("holder_contact_id", holder.clone()),
             ],
-            Self::WrongState { state, .. } | Self::WebhookNotActive { state } => vec![("state", (*state).into())],
+            Self::WrongState { resource, state, .. } => {
+                vec![("resource", (*resource).into()), ("state", (*state).into())]
+            }
+            Self::WebhookNotActive { state } => vec![("state", (*state).into())],
             Self::TagNotAssignable { tag, kind } => vec![("tag_id", tag.clone()), ("kind", (*kind).into())],
             Self::CursorExpired { oldest_cursor } => vec![("oldest_cursor", oldest_cursor.clone())],
             Self::CursorAhead { newest_cursor } => vec![("newest_cursor", newest_cursor.clone())],
             Self::SlowConsumer { cursor } => vec![("cursor", cursor.clone())],
-            Self::LimitReached { limit, .. } => vec![("limit", limit.to_string())],
+            Self::LimitReached { resource, limit } => {
+                vec![("resource", (*resource).into()), ("limit", limit.to_string())]
+            }
+            Self::RequestTooLarge { limit } => vec![("limit", limit.to_string())],
             Self::TooManySecrets { limit, next_expire_time } => {
                 let expiry = next_expire_time.map(|time| ("next_expire_time", time.to_string()));
                 [("limit", limit.to_string())].into_iter().chain(expiry).collect()
@@ -286,7 +310,6 @@ impl Error {
             | Self::Unauthenticated(_)
             | Self::RequestIdReused
             | Self::MetDouble
-            | Self::NotDeletable(_)
             | Self::CursorInvalid
             | Self::Overloaded
             | Self::ShuttingDown
@@ -310,16 +333,28 @@ impl Error {
     }
 }
 
-/// A status that the transport made of a call that it couldn't read (bytes that are no message, a message over the limit,
-/// an unknown compression or method), with the details that all others have.
+fn not_found_text(resource: &str, name: &str) -> String {
+    if name.is_empty() { format!("there is no such {resource}") } else { format!("there is no {resource} {name}") }
+}
+
+/// A status that the transport made of a call that it couldn't read (bytes that are no message, a message over `limit`
+/// bytes, an unknown compression or method), with the details that all others have.
 #[must_use]
-pub fn explain_transport(status: &Status) -> Status {
-    let reason = ErrorReason::MalformedRequest.as_str_name().trim_start_matches("ERROR_REASON_");
-    let details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, HashMap::new());
+pub fn explain_transport(status: &Status, limit: usize) -> Status {
+    // tonic's codes for a message over the limit, as it came and as it is decompressed.
+    if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted) {
+        return Error::RequestTooLarge { limit }.into();
+    }
+    let details = ErrorDetails::with_error_info(name_of(ErrorReason::MalformedRequest), ERROR_DOMAIN, HashMap::new());
     let message = if status.message().is_empty() { "there is no such method" } else { status.message() };
     // tonic calls bytes that aren't a message an internal error; they are the caller's.
     let code = if status.code() == Code::Internal { Code::InvalidArgument } else { status.code() };
     Status::with_error_details(code, message, details)
+}
+
+/// A reason as `google.rpc.ErrorInfo` has it.
+fn name_of(reason: ErrorReason) -> &'static str {
+    reason.as_str_name().trim_start_matches("ERROR_REASON_")
 }
 
 fn decode_details(bytes: &[u8]) -> Vec<prost_types::Any> {
@@ -331,10 +366,11 @@ impl From<Error> for Status {
         let Row { code, reason, retryable } = error.row();
         let mut metadata = error.metadata();
         log_inside(&error, &mut metadata);
-        let reason = reason.as_str_name().trim_start_matches("ERROR_REASON_");
-        let mut details = ErrorDetails::with_error_info(reason, ERROR_DOMAIN, metadata);
+        let mut details = ErrorDetails::with_error_info(name_of(reason), ERROR_DOMAIN, metadata);
+        let mut trailers = MetadataMap::new();
         if retryable {
             details.set_retry_info(Some(RETRY_DELAY));
+            trailers.insert(PUSHBACK, MetadataValue::from(u64::try_from(RETRY_DELAY.as_millis()).unwrap_or(u64::MAX)));
         }
         let message = match &error {
             Error::Invalid(violations) => {
@@ -350,17 +386,42 @@ impl From<Error> for Status {
                 error.to_string()
             }
             Error::InUse { resource, users } => {
-                let violations: Vec<_> = users
-                    .iter()
-                    .map(|user| PreconditionViolation::new("IN_USE", user.as_str(), format!("uses the {resource}")))
-                    .collect();
-                details.set_precondition_failure(violations);
+                details.set_precondition_failure(in_use_details(resource, users));
+                error.to_string()
+            }
+            Error::LimitReached { .. } | Error::TooManySecrets { .. } => {
+                let subject = if matches!(error, Error::LimitReached { .. }) { "workspace" } else { "webhook" };
+                details.set_quota_failure(vec![QuotaViolation::new(subject, error.to_string())]);
                 error.to_string()
             }
             other => other.to_string(),
         };
-        Status::with_error_details(code, message, details)
+        Status::with_error_details_and_metadata(code, within(&message, MAX_MESSAGE_BYTES), details, trailers)
     }
+}
+
+/// The users of a resource, as far as they fit.
+fn in_use_details(resource: &str, users: &[String]) -> Vec<PreconditionViolation> {
+    let mut bytes = 0;
+    let details = users.iter().map(|user| PreconditionViolation::new("IN_USE", user, format!("uses the {resource}")));
+    details
+        .take_while(|detail| {
+            bytes += DETAIL_OVERHEAD + detail.r#type.len() + detail.subject.len() + detail.description.len();
+            bytes <= MAX_VIOLATION_BYTES
+        })
+        .collect()
+}
+
+/// A text, cut so that it has at most `limit` bytes as it travels: percent-encoded, which makes three bytes of each that
+/// isn't printable ASCII (gRPC over HTTP/2, `Status-Message`).
+fn within(text: &str, limit: usize) -> String {
+    let mut bytes = 0;
+    let fits = |character: &char| {
+        let is_plain = matches!(character, ' '..='~') && *character != '%';
+        bytes += if is_plain { 1 } else { 3 * character.len_utf8() };
+        bytes <= limit
+    };
+    text.chars().take_while(fits).collect()
 }
 
 /// Logs what callers aren't told. An absent database is reported by the health watch, once, and not by each call.
@@ -518,8 +579,9 @@ impl Violations {
         if self.0.is_empty() { Ok(()) } else { Err(Error::Invalid(self)) }
     }
 
+    /// The violations, as many as fit.
     fn to_details(&self) -> Vec<FieldViolation> {
-        let details = self.0.iter().take(MAX_VIOLATIONS).map(|violation| FieldViolation {
+        let details = self.0.iter().map(|violation| FieldViolation {
             field: shortened(&violation.field),
             description: violation.description.clone(),
             reason: violation.reason.clone(),
@@ -528,7 +590,7 @@ impl Violations {
         let mut bytes = 0;
         details
             .take_while(|detail| {
-                bytes += detail.field.len() + detail.description.len() + detail.reason.len();
+                bytes += DETAIL_OVERHEAD + detail.field.len() + detail.description.len() + detail.reason.len();
                 bytes <= MAX_VIOLATION_BYTES
             })
             .collect()
@@ -564,20 +626,29 @@ impl Extend<Violation> for Violations {
 mod tests {
     use super::*;
 
+    /// The bytes of a status as its trailers travel, and 500 for other headers.
+    fn trailer_bytes(status: &Status) -> usize {
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        500 + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>()
+    }
+
     #[test]
-    fn violations_fit_into_the_metadata_of_an_answer() {
-        let mut violations = Violations::default();
-        for index in 0..400 {
-            violations.add(
-                format!("contact.values[\"{}{index}\"]", "ü".repeat(100)),
-                "STRING_MAX_BYTES",
-                "must be at most 63 bytes",
-            );
+    fn violations_fit_into_the_trailers_of_every_client() {
+        for (path, least) in [("ü".repeat(100), 15), ("x".to_owned(), 40)] {
+            let mut violations = Violations::default();
+            for index in 0..400 {
+                let path = format!("contact.values[\"{path}{index}\"]");
+                violations.add(path, "STRING_MAX_BYTES", "must be at most 63 bytes");
+            }
+            let status = Status::from(Error::Invalid(violations));
+            assert!(trailer_bytes(&status) <= 8_192, "{} bytes", trailer_bytes(&status));
+            let told = status.get_details_bad_request().map_or(0, |details| details.field_violations.len());
+            assert!(told > least, "{told}");
         }
-        let status = Status::from(Error::Invalid(violations));
-        assert!(status.message().len() < 1_000, "{}", status.message());
-        assert!(status.details().len() < 6_000, "{} bytes", status.details().len());
-        assert!(status.get_details_bad_request().is_some_and(|details| details.field_violations.len() > 20));
+        let users = (0..20).map(|index| format!("wh_{index} ({})", "ü".repeat(100))).collect();
+        let status = Status::from(Error::InUse { resource: "tag", users });
+        assert!(trailer_bytes(&status) <= 8_192, "{} bytes", trailer_bytes(&status));
     }
 
     #[test]

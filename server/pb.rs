@@ -5,9 +5,16 @@ use std::sync::LazyLock;
 
 pub use generated::*;
 use prost_protovalidate::bridge::RuntimeBridge;
+use prost_reflect::DescriptorPool;
 
 /// All descriptors of the API with what they import, encoded. Comments and extension options (the rules) are kept.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.binpb"));
+
+/// The same descriptors, for reflection.
+///
+/// They can be read: `build.rs` has written them.
+pub static DESCRIPTORS: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default());
 
 /// The rules of all messages. A message's are compiled when it is first checked.
 static RULES: LazyLock<RuntimeBridge> = LazyLock::new(|| RuntimeBridge::from_fds(FILE_DESCRIPTOR_SET));
@@ -28,15 +35,13 @@ mod generated {
 #[cfg(test)]
 mod tests {
     use prost_protovalidate::Error;
-    use prost_reflect::DescriptorPool;
 
-    use super::{FILE_DESCRIPTOR_SET, RULES};
+    use super::{DESCRIPTORS, RULES};
 
     /// A rule that doesn't fit its field would only be found by the first request.
     #[test]
     fn the_rules_of_every_message_can_be_applied() {
-        let pool = DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap();
-        let names: Vec<String> = pool
+        let names: Vec<String> = DESCRIPTORS
             .all_messages()
             .map(|message| message.full_name().to_owned())
             .filter(|name| name.starts_with("taghook."))

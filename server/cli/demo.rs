@@ -13,6 +13,7 @@ use http::StatusCode;
 use taghook::config::{Config, Egress};
 use taghook::lifecycle::Signals;
 use taghook::{Environment, Server};
+use taghook_client::contact::by_email;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::trigger_decision::Decision;
 use taghook_client::v1::webhook_event::parameter::Source;
@@ -117,7 +118,7 @@ impl Demo {
     async fn trigger(&mut self) -> Result<()> {
         step(3, "TriggerWebhook", "fires at once, whatever the cooldown says:")?;
         let request =
-            v1::TriggerWebhookRequest { id: self.webhook_id.clone(), email: EMAIL.into(), ..Default::default() };
+            v1::TriggerWebhookRequest { id: self.webhook_id.clone(), contact: by_email(EMAIL), ..Default::default() };
         let trigger = self.client.webhooks().trigger_webhook(request).await?.into_inner().trigger;
         expect("the decision", trigger.unwrap_or_default().decision(), Decision::Scheduled)?;
         let received = self.receiver.next().await?;
@@ -128,8 +129,11 @@ impl Demo {
     }
 
     async fn tag_contact(&self) -> Result<Decision> {
-        let request =
-            v1::TagContactRequest { email: EMAIL.into(), tag_ids: vec![self.tag_id.clone()], ..Default::default() };
+        let request = v1::TagContactRequest {
+            contact: by_email(EMAIL),
+            tag_ids: vec![self.tag_id.clone()],
+            ..Default::default()
+        };
         let answer = self.client.contacts().tag_contact(request).await?.into_inner();
         let trigger = answer.triggers.first().ok_or("the tag triggered no webhook")?;
         Ok(trigger.decision())

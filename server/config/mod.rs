@@ -125,9 +125,9 @@ pub struct Web {
 pub struct Limits {
     /// Open connections: 1 to 1,000,000. More wait until one closes. Default: 10,000.
     pub connections: usize,
-    /// Unary calls in progress: 1 to 1,000,000. More are refused with RESOURCE_EXHAUSTED. Default: 2,000.
+    /// Unary calls in progress: 1 to 1,000,000. More are refused with UNAVAILABLE. Default: 2,000.
     pub concurrent_calls: usize,
-    /// Open streams (outcomes, health, reflection): 1 to 1,000,000. More are refused with RESOURCE_EXHAUSTED.
+    /// Open streams (outcomes, health, reflection): 1 to 1,000,000. More are refused with UNAVAILABLE.
     /// Default: 10,000.
     pub streams: usize,
     /// The deadline of unary calls, in seconds: 1 to 3,600. Callers can set an earlier one. Default: 30.

@@ -176,6 +176,10 @@ impl FieldKey {
     /// Says which rule the text breaks.
     pub fn parse_custom(text: &str) -> Result<Self, FieldKeyError> {
         let key = Self::parse(text)?;
+        let has_digit_after_underscore = |pair: &[u8]| matches!(pair, [b'_', digit] if digit.is_ascii_digit());
+        if text.as_bytes().windows(2).any(has_digit_after_underscore) {
+            return Err(FieldKeyError::DigitAfterUnderscore);
+        }
         if standard_field(text).is_some() || RESERVED_KEYS.contains(&text) {
             return Err(FieldKeyError::Reserved);
         }
@@ -204,6 +208,9 @@ pub enum FieldKeyError {
     /// An underscore where it would make the key unusable as a placeholder.
     #[error("must not have __ inside nor _ at the end, so that it can be used as a placeholder")]
     Underscore,
+    /// An underscore before a digit, which JSON's spelling of field masks loses.
+    #[error("must not have _ before a digit, so that it can be named in a field mask of JSON")]
+    DigitAfterUnderscore,
     /// Taken by the system.
     #[error("is the key of a standard field or of what every contact has")]
     Reserved,

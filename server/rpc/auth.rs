@@ -1,4 +1,4 @@
-//! What each method needs of the caller's key. It stands in one table.
+//! What each method needs of the caller's key, as its descriptor says.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -27,102 +27,31 @@ pub(super) enum Access {
     AnyKey,
 }
 
-const ROOT: Access = Access::Root;
-const READ: Access = Access::Scope(Scope::Read);
-const WRITE: Access = Access::Scope(Scope::Write);
-const ADMIN: Access = Access::Scope(Scope::Admin);
-
-/// Every method of the API by its path, and what it needs.
-const METHODS: &[(&str, Access)] = &[
-    ("/taghook.v1.WorkspaceService/CreateWorkspace", ROOT),
-    ("/taghook.v1.WorkspaceService/GetWorkspace", ROOT),
-    ("/taghook.v1.WorkspaceService/ListWorkspaces", ROOT),
-    ("/taghook.v1.WorkspaceService/UpdateWorkspace", ROOT),
-    ("/taghook.v1.WorkspaceService/DeleteWorkspace", ROOT),
-    ("/taghook.v1.WorkspaceService/CreateApiKey", ROOT),
-    ("/taghook.v1.WorkspaceService/ListApiKeys", ROOT),
-    ("/taghook.v1.WorkspaceService/RevokeApiKey", ROOT),
-    ("/taghook.v1.ContactService/CreateContact", WRITE),
-    ("/taghook.v1.ContactService/GetContact", READ),
-    ("/taghook.v1.ContactService/LookupContact", READ),
-    ("/taghook.v1.ContactService/ListContacts", READ),
-    ("/taghook.v1.ContactService/UpdateContact", WRITE),
-    ("/taghook.v1.ContactService/UpsertContact", WRITE),
-    ("/taghook.v1.ContactService/DeleteContact", WRITE),
-    ("/taghook.v1.ContactService/TagContact", WRITE),
-    ("/taghook.v1.ContactService/UntagContact", WRITE),
-    ("/taghook.v1.ContactService/BatchTagContacts", WRITE),
-    ("/taghook.v1.ContactService/ListContactTags", READ),
-    ("/taghook.v1.FieldService/CreateField", ADMIN),
-    ("/taghook.v1.FieldService/GetField", READ),
-    ("/taghook.v1.FieldService/ListFields", READ),
-    ("/taghook.v1.FieldService/UpdateField", ADMIN),
-    ("/taghook.v1.FieldService/DeleteField", ADMIN),
-    ("/taghook.v1.TagService/CreateTag", ADMIN),
-    ("/taghook.v1.TagService/GetTag", READ),
-    ("/taghook.v1.TagService/ListTags", READ),
-    ("/taghook.v1.TagService/UpdateTag", ADMIN),
-    ("/taghook.v1.TagService/DeleteTag", ADMIN),
-    ("/taghook.v1.TagService/ListTagUsages", READ),
-    ("/taghook.v1.SmartLinkService/CreateSmartLink", ADMIN),
-    ("/taghook.v1.SmartLinkService/GetSmartLink", READ),
-    ("/taghook.v1.SmartLinkService/ListSmartLinks", READ),
-    ("/taghook.v1.SmartLinkService/UpdateSmartLink", ADMIN),
-    ("/taghook.v1.SmartLinkService/DeleteSmartLink", ADMIN),
-    // Whoever has the URL can have the contact tagged.
-    ("/taghook.v1.SmartLinkService/CreateTrackedUrl", WRITE),
-    ("/taghook.v1.SmartLinkService/GetSmartLinkStats", READ),
-    ("/taghook.v1.WebhookService/CreateWebhook", ADMIN),
-    ("/taghook.v1.WebhookService/GetWebhook", READ),
-    ("/taghook.v1.WebhookService/ListWebhooks", READ),
-    ("/taghook.v1.WebhookService/UpdateWebhook", ADMIN),
-    ("/taghook.v1.WebhookService/DeleteWebhook", ADMIN),
-    ("/taghook.v1.WebhookService/PauseWebhook", ADMIN),
-    ("/taghook.v1.WebhookService/ResumeWebhook", ADMIN),
-    ("/taghook.v1.WebhookService/PreviewWebhook", READ),
-    ("/taghook.v1.WebhookService/TestWebhook", WRITE),
-    ("/taghook.v1.WebhookService/TriggerWebhook", WRITE),
-    ("/taghook.v1.WebhookService/GetWebhookSecret", ADMIN),
-    ("/taghook.v1.WebhookService/RotateWebhookSecret", ADMIN),
-    ("/taghook.v1.EventService/RecordEvent", WRITE),
-    ("/taghook.v1.EventService/BatchRecordEvents", WRITE),
-    ("/taghook.v1.EventService/ListEvents", READ),
-    ("/taghook.v1.EventService/ListEventTypes", READ),
-    ("/taghook.v1.CampaignService/CreateCampaign", ADMIN),
-    ("/taghook.v1.CampaignService/GetCampaign", READ),
-    ("/taghook.v1.CampaignService/ListCampaigns", READ),
-    ("/taghook.v1.CampaignService/UpdateCampaign", ADMIN),
-    ("/taghook.v1.CampaignService/DeleteCampaign", ADMIN),
-    ("/taghook.v1.CampaignService/ActivateCampaign", ADMIN),
-    ("/taghook.v1.CampaignService/PauseCampaign", ADMIN),
-    ("/taghook.v1.CampaignService/EnrollContact", WRITE),
-    ("/taghook.v1.CampaignService/ExitContact", WRITE),
-    ("/taghook.v1.CampaignService/ListEnrollments", READ),
-    ("/taghook.v1.DeliveryService/GetDelivery", READ),
-    ("/taghook.v1.DeliveryService/ListDeliveries", READ),
-    ("/taghook.v1.DeliveryService/ListAttempts", READ),
-    ("/taghook.v1.DeliveryService/RetryDelivery", WRITE),
-    ("/taghook.v1.DeliveryService/CancelDelivery", WRITE),
-    ("/taghook.v1.DeliveryService/CreateReplay", WRITE),
-    ("/taghook.v1.DeliveryService/GetReplay", READ),
-    ("/taghook.v1.DeliveryService/ListReplays", READ),
-    ("/taghook.v1.DeliveryService/CancelReplay", WRITE),
-    ("/taghook.v1.DeliveryService/GetDeliveryStats", READ),
-    ("/taghook.v1.DeliveryService/StreamOutcomes", READ),
-];
-
-/// The methods that answer with a stream.
-const STREAMS: [&str; 1] = ["/taghook.v1.DeliveryService/StreamOutcomes"];
-
-/// What a method needs, and its path as a text that lives on; `None` for a path that is no method of the API.
-pub(super) fn method(path: &str) -> Option<(&'static str, Access)> {
-    static BY_PATH: LazyLock<HashMap<&str, Access>> = LazyLock::new(|| METHODS.iter().copied().collect());
-    BY_PATH.get_key_value(path).map(|(path, access)| (*path, *access))
+/// A method of the API, as its descriptor says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Method {
+    /// The path of its calls.
+    pub(super) path: &'static str,
+    /// What it needs of the caller's key: the option `(taghook.v1.access)`.
+    pub(super) access: Access,
+    /// Whether the response is a stream that stays open.
+    pub(super) is_stream: bool,
 }
 
-/// Whether a method answers with a stream, which stays open.
-pub(super) fn is_stream(path: &str) -> bool {
-    STREAMS.contains(&path)
+/// Every method of the API, written by `build.rs`. A method without the option doesn't compile.
+mod table {
+    use super::{Access, Method};
+    use crate::domain::workspace::Scope;
+    use crate::rpc::repeat::repeatable;
+
+    include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+}
+
+/// The method with a path; `None` for a path that is no method of the API.
+pub(super) fn method(path: &str) -> Option<&'static Method> {
+    static BY_PATH: LazyLock<HashMap<&str, &Method>> =
+        LazyLock::new(|| table::METHODS.iter().map(|method| (method.path, method)).collect());
+    BY_PATH.get(path).copied()
 }
 
 impl Access {
@@ -139,38 +68,13 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use prost_reflect::DescriptorPool;
     use uuid::Uuid;
 
     use super::*;
-    use crate::pb;
 
-    /// A method that is missing in the table would be open to nobody; one too many would stand for nothing.
-    #[test]
-    fn the_table_has_every_method_of_the_api() {
-        let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
-        let mut declared: Vec<String> = pool
-            .services()
-            .filter(|service| service.full_name().starts_with("taghook."))
-            .flat_map(|service| {
-                let name = service.full_name().to_owned();
-                service.methods().map(move |method| format!("/{name}/{}", method.name())).collect::<Vec<_>>()
-            })
-            .collect();
-        let mut listed: Vec<&str> = METHODS.iter().map(|(path, _)| *path).collect();
-        declared.sort_unstable();
-        listed.sort_unstable();
-        assert_eq!(listed, declared);
-    }
-
-    #[test]
-    fn the_streams_are_known() {
-        let pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).unwrap();
-        for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
-            let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-            assert_eq!(is_stream(&path), method.is_server_streaming(), "{path}");
-        }
-    }
+    const READ: Access = Access::Scope(Scope::Read);
+    const WRITE: Access = Access::Scope(Scope::Write);
+    const ADMIN: Access = Access::Scope(Scope::Admin);
 
     #[track_caller]
     fn check_access(access: Access, caller: &Caller, missing: Option<&str>) {
@@ -197,8 +101,8 @@ mod tests {
         check_access(ADMIN, &writer, Some("ADMIN"));
         check_access(ADMIN, &admin, None);
         check_access(READ, &key(&[]), Some("READ"));
-        check_access(ROOT, &root, None);
-        check_access(ROOT, &admin, Some("ROOT"));
+        check_access(Access::Root, &root, None);
+        check_access(Access::Root, &admin, Some("ROOT"));
         check_access(READ, &root, Some("READ"));
     }
 }

@@ -28,10 +28,16 @@ pub(super) struct Call<M> {
     pub(super) violations: Violations,
     /// The trace that the call belongs to, as W3C `traceparent`.
     pub(super) traceparent: Option<String>,
+    /// What a repeat of the call is known by; `None` without a request id, and for reads.
+    pub(super) key: Option<RequestKey>,
 }
 
 impl<M: Message + Name> Call<M> {
-    /// Takes a request apart and checks the rules of the proto.
+    /// Opens a call that changes nothing, or takes no request id: checks the rules of the proto.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`] without a caller.
     pub(super) fn open(request: Request<M>) -> Result<Self> {
         let caller = request
             .extensions()
@@ -42,7 +48,7 @@ impl<M: Message + Name> Call<M> {
         let message = request.into_inner();
         let mut violations = Violations::default();
         violations.check_rules("", &message)?;
-        Ok(Self { caller, message, violations, traceparent })
+        Ok(Self { caller, message, violations, traceparent, key: None })
     }
 }
 
@@ -51,9 +57,9 @@ impl<M> Call<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::ScopeMissing`] for the root key, which opens no workspace.
+    /// [`Error::Internal`] for the root key, which opens no workspace and no method of one.
     pub(super) fn workspace(&self) -> Result<WorkspaceId> {
-        self.caller.workspace.ok_or(Error::ScopeMissing { scope: "a workspace's key" })
+        self.caller.workspace.ok_or_else(|| Error::internal("a method of a workspace was opened without one"))
     }
 
     /// The call, as the origin of what it triggers.
@@ -64,6 +70,16 @@ impl<M> Call<M> {
     /// Parses an id that must be there.
     pub(super) fn id<I: TypedId>(&mut self, field: &str, text: &str) -> Option<I> {
         self.violations.id(field, text)
+    }
+
+    /// Parses the one id that the request names, its field `id`, and ends the parsing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if any field is bad.
+    pub(super) fn only_id<I: TypedId>(&mut self, id: impl Fn(&M) -> &str) -> Result<I> {
+        let id = self.violations.id("id", id(&self.message));
+        self.finish_with(id)
     }
 
     /// Ends the parsing.
@@ -86,10 +102,16 @@ impl<M> Call<M> {
     }
 }
 
-impl<M: Repeatable + Message> Call<M> {
-    /// What a repetition of this call is known by; `None` without a request id. Takes the id out of the request.
-    pub(super) fn request_key(&mut self) -> Option<RequestKey> {
-        request_key(&self.caller, &mut self.message, "request_id", &mut self.violations)
+impl<M: Repeatable + Message + Name> Call<M> {
+    /// Opens a call that may be repeated: as [`Call::open`], and takes the request id out of the message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthenticated`] without a caller.
+    pub(super) fn open_write(request: Request<M>) -> Result<Self> {
+        let mut call = Self::open(request)?;
+        call.key = request_key(&call.caller, &mut call.message, "request_id", &mut call.violations);
+        Ok(call)
     }
 }
 
@@ -160,13 +182,13 @@ fn rule_violations(at: &str, error: &ValidationError) -> Vec<Violation> {
     let violations = error.violations().iter();
     violations
         .map(|violation| {
-            let mut path = violation.field_path();
-            if violation.rule_id() == "message.oneof"
-                && let Some(first) = first_alternative(violation.message())
-            {
-                path = if path.is_empty() { first.to_owned() } else { format!("{path}.{first}") };
-            }
-            let told = if violation.message().is_empty() { violation.rule_id() } else { violation.message() };
+            let path = violation.field_path();
+            let told = match violation.message() {
+                "" => violation.rule_id(),
+                // What the library says of a oneof of which no member is set.
+                "required" => "one of its fields must be set",
+                told => told,
+            };
             Violation {
                 field: join(path),
                 reason: violation.rule_id().to_uppercase().replace('.', "_"),
@@ -174,13 +196,6 @@ fn rule_violations(at: &str, error: &ValidationError) -> Vec<Violation> {
             }
         })
         .collect()
-}
-
-/// The first field that a `oneof` rule of a message lists. The violation has the message's path and names the fields in
-/// its text alone: `one of id, email must be set` or `only one of id, email can be set`.
-fn first_alternative(text: &str) -> Option<&str> {
-    let (_, listed) = text.split_once("one of ")?;
-    listed.split([',', ' ']).next()
 }
 
 /// The trace that a call belongs to: a trace context of version 00 as it is; anything else is no trace (W3C Trace
@@ -219,16 +234,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alternatives_of_which_one_must_be_set_have_a_path() {
+    fn a_oneof_of_which_one_must_be_set_is_named() {
         let mut violations = Violations::default();
         let request = pb::TagContactRequest { tag_ids: vec!["tag_x".to_owned()], ..Default::default() };
         violations.check_rules("", &request).unwrap();
         violations.check_rules("items[3]", &request).unwrap();
-        assert!(violations.names("contact_id"), "{violations:?}");
-        assert!(violations.names("items[3].contact_id"), "{violations:?}");
-        assert_eq!(first_alternative("one of contact_id, email must be set"), Some("contact_id"));
-        assert_eq!(first_alternative("only one of contact_id, email can be set"), Some("contact_id"));
-        assert_eq!(first_alternative("value is required"), None);
+        assert!(violations.names("contact"), "{violations:?}");
+        assert!(violations.names("items[3].contact"), "{violations:?}");
     }
 
     #[track_caller]

@@ -10,6 +10,7 @@ use super::Services;
 use super::call::Call;
 use super::convert::{code, duration, parse_time, texts, timestamp};
 use super::page::Page;
+use super::write::answer_by_id;
 use super::{delivery_stats, replay};
 use crate::domain::delivery::{Attempt, Cause, Delivery, Reason, Source, State};
 use crate::domain::outcome::{Kind, Outcome};
@@ -33,8 +34,7 @@ impl pb::delivery_service_server::DeliveryService for Services {
 
     async fn get_delivery(&self, request: Request<pb::GetDeliveryRequest>) -> Result<Response<pb::Delivery>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let id = call.only_id(|request| &request.id)?;
         let delivery = store::delivery::get(self.store.read(), call.workspace()?, id).await?;
         Ok(Response::new(to_pb(delivery, self.store.clock().now())))
     }
@@ -85,13 +85,9 @@ impl pb::delivery_service_server::DeliveryService for Services {
         &self,
         request: Request<pb::RetryDeliveryRequest>,
     ) -> Result<Response<pb::Delivery>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id = call.id("id", &call.message.id.clone());
-        let (id, workspace) = (call.finish_with(id)?, call.workspace()?);
-        let make = |tx: Tx| async move { Ok((retry(&tx, workspace, id).await?, id.to_string())) };
-        let again = |tx: Tx, _| async move { store::delivery::get(tx.db(), workspace, id).await };
-        let delivery = self.store.write_once("retry_delivery", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let (id, workspace) = (call.only_id(|request| &request.id)?, call.workspace()?);
+        let delivery = call.write(&self.store, |tx| async move { retry(&tx, workspace, id).await }).await?;
         Ok(Response::new(to_pb(delivery, self.store.clock().now())))
     }
 
@@ -99,13 +95,9 @@ impl pb::delivery_service_server::DeliveryService for Services {
         &self,
         request: Request<pb::CancelDeliveryRequest>,
     ) -> Result<Response<pb::Delivery>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id = call.id("id", &call.message.id.clone());
-        let (id, workspace) = (call.finish_with(id)?, call.workspace()?);
-        let make = |tx: Tx| async move { Ok((cancel(&tx, workspace, id).await?, id.to_string())) };
-        let again = |tx: Tx, _| async move { store::delivery::get(tx.db(), workspace, id).await };
-        let delivery = self.store.write_once("cancel_delivery", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let (id, workspace) = (call.only_id(|request| &request.id)?, call.workspace()?);
+        let delivery = call.write(&self.store, |tx| async move { cancel(&tx, workspace, id).await }).await?;
         Ok(Response::new(to_pb(delivery, self.store.clock().now())))
     }
 
@@ -160,6 +152,8 @@ impl pb::delivery_service_server::DeliveryService for Services {
     }
 }
 
+answer_by_id!(Delivery, |tx, workspace, id| store::delivery::get(tx.db(), workspace, id));
+
 /// Asks for one more attempt.
 async fn retry(tx: &Tx, workspace: WorkspaceId, id: DeliveryId) -> Result<Delivery> {
     tx.gate_shared().await?;
@@ -205,12 +199,11 @@ fn parse_filter(filter: &pb::DeliveryFilter, violations: &mut Violations) -> Del
 }
 
 fn parse_start(request: &pb::StreamOutcomesRequest) -> Start {
-    if !request.after_cursor.is_empty() {
-        return Start::After(request.after_cursor.clone());
-    }
-    match request.start_at() {
-        pb::stream_outcomes_request::Start::Beginning => Start::Beginning,
-        pb::stream_outcomes_request::Start::Unspecified | pb::stream_outcomes_request::Start::Now => Start::Now,
+    use pb::stream_outcomes_request::{Position, Start as Named};
+    match &request.position {
+        Some(Position::AfterCursor(cursor)) => Start::After(cursor.clone()),
+        Some(Position::StartAt(start)) if *start == i32::from(Named::Beginning) => Start::Beginning,
+        Some(Position::StartAt(_)) | None => Start::Now,
     }
 }
 

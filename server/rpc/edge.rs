@@ -18,6 +18,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field};
 
+use super::MAX_MESSAGE_BYTES;
 use super::auth::{self, Access};
 use super::call;
 use super::call_body::{CallBody, End, Progress};
@@ -207,10 +208,13 @@ impl Target {
                 standard("reflection", (!public_reflection).then_some(Access::AnyKey))
             }
             path => match auth::method(path) {
-                Some((name, access)) => {
-                    let is_stream = auth::is_stream(name);
-                    Self { name, access: Some(access), is_stream, is_standard: false, is_probe: false }
-                }
+                Some(method) => Self {
+                    name: method.path,
+                    access: Some(method.access),
+                    is_stream: method.is_stream,
+                    is_standard: false,
+                    is_probe: false,
+                },
                 None => Self { name: "unknown", access: None, is_stream: false, is_standard: false, is_probe: false },
             },
         }
@@ -240,7 +244,7 @@ fn explain(mut response: Response<Body>, target: &Target) -> Response<Body> {
         return response;
     };
     // It can't fail: both fields that it writes are encoded for headers.
-    let _ = error::explain_transport(&status).add_header(headers);
+    let _ = error::explain_transport(&status, MAX_MESSAGE_BYTES).add_header(headers);
     response
 }
 

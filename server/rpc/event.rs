@@ -9,17 +9,16 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::batch::Batch;
 use super::call::Call;
-use super::contact::read_contact_ref;
+use super::contact_name::{NamesContact, list_of};
 use super::convert::{parse_time, refuse_nul, timestamp};
 use super::page::Page;
 use crate::automation::{Origin, Recorded, Recording};
 use crate::domain::event::{CATALOGUE, Event, EventType, MAX_ATTRIBUTES_BYTES};
 use crate::error::{Result, Violations};
-use crate::ids::{ContactId, EventId, TypedId, WorkspaceId};
+use crate::ids::{EventId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::pb::batch_record_events_response::Result as ItemResult;
 use crate::pb::batch_record_events_response::result::Result as ItemAnswer;
-use crate::store::contact::ContactRef;
 use crate::store::event::{Place, TimelineFilter};
 use crate::store::{self, Store};
 
@@ -36,12 +35,11 @@ impl pb::event_service_server::EventService for Services {
         &self,
         request: Request<pb::RecordEventRequest>,
     ) -> Result<Response<pb::RecordEventResponse>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let (origin, message) = ((call.workspace()?, &call.origin()), std::mem::take(&mut call.message));
         let wish = read_recording(&self.store, message, origin, &mut call.violations);
         let wish = call.finish_with(wish)?;
-        let recorded = self.recorder.commit(wish.clone(), key).await?;
+        let recorded = self.recorder.commit(wish.clone(), call.key).await?;
         Ok(Response::new(recorded_to_pb(wish, recorded)))
     }
 
@@ -77,14 +75,14 @@ impl pb::event_service_server::EventService for Services {
         request: Request<pb::ListEventsRequest>,
     ) -> Result<Response<pb::ListEventsResponse>, Status> {
         let mut call = Call::open(request)?;
-        let pb::ListEventsRequest { contact_id, page_size, page_token, filter } = std::mem::take(&mut call.message);
-        let list = format!("events/{contact_id}");
+        let which = call.contact();
+        let pb::ListEventsRequest { page_size, page_token, filter, .. } = std::mem::take(&mut call.message);
+        let list = list_of("events", which.as_ref());
         let page = Page::<Place>::read(page_size, &page_token, &list, filter.as_ref(), &mut call.violations);
-        let id: Option<ContactId> = call.id("contact_id", &contact_id);
         let filter = parse_filter(filter.unwrap_or_default(), &mut call.violations);
-        let id = call.finish_with(id)?;
+        let which = call.finish_with(which)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
-        store::contact::get(db, workspace, &ContactRef::Id(id)).await?;
+        let id = store::contact::get(db, workspace, &which).await?.id;
         let entries = store::event::timeline(db, id, &filter, page.after().copied(), page.limit()).await?;
         let (entries, next_page_token) = page.cut(entries, |(place, _)| *place);
         let events = entries.into_iter().map(|(_, event)| to_pb(event)).collect();
@@ -112,12 +110,12 @@ fn item_to_pb(result: Result<pb::RecordEventResponse>) -> ItemResult {
 /// Reads an event to record.
 fn read_recording(
     store: &Store,
-    request: pb::RecordEventRequest,
+    mut request: pb::RecordEventRequest,
     (workspace_id, origin): (WorkspaceId, &Origin),
     violations: &mut Violations,
 ) -> Option<Recording> {
     let now = store.clock().now();
-    let contact = read_contact_ref(&request.contact_id, &request.email, violations);
+    let contact = request.take_contact().and_then(|name| name.parse(violations));
     let given = request.event.unwrap_or_default();
     let event_type = violations.take("event.type", "EVENT_TYPE", EventType::parse(&given.r#type));
     let attributes = given.attributes.map(read_attributes).transpose();

@@ -7,8 +7,9 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
 use super::convert::{code, timestamp};
-use super::mask;
+use super::mask::Update;
 use super::page::Page;
+use super::write::{Decided, answer_by_id};
 use crate::domain::field::{CustomField, FieldKey, FieldType, STANDARD_FIELDS, StandardField, standard_field};
 use crate::domain::request::Source;
 use crate::domain::webhook::Webhook;
@@ -18,8 +19,6 @@ use crate::pb;
 use crate::store::field::{FieldFilter, FieldRef};
 use crate::store::{self, Store, Tx};
 
-/// The fields that an update can name.
-const UPDATABLE: [&str; 1] = ["display_name"];
 /// The longest name for people.
 const MAX_DISPLAY_NAME_CHARS: usize = 100;
 /// How many users of a field an error names.
@@ -27,13 +26,15 @@ const NAMED_USERS: usize = 20;
 /// How long DeleteField waits for the end of what goes on in the background.
 const SWEEP_WAIT: Duration = Duration::from_secs(2);
 
-const BUILT_IN: Error = Error::NotDeletable("standard fields are built in; they can't be changed nor deleted");
+const BUILT_IN: Error = Error::NotDeletable {
+    resource: "field",
+    reason: "standard fields are built in; they can't be changed nor deleted",
+};
 
 #[tonic::async_trait]
 impl pb::field_service_server::FieldService for Services {
     async fn create_field(&self, request: Request<pb::CreateFieldRequest>) -> Result<Response<pb::Field>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let draft = call.message.field.take().unwrap_or_default();
         let draft = parse(&draft, &mut call.violations);
         let draft = call.finish_with(draft)?;
@@ -45,11 +46,9 @@ impl pb::field_service_server::FieldService for Services {
             tx.gate_exclusive().await?;
             let field = draft.clone().into_field(id, &tx);
             store::field::insert(&tx, workspace, &field).await?;
-            Ok((field, id.to_string()))
+            Ok(field)
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let field = self.store.write_once("create_field", key.as_ref(), make, again).await?;
-        Ok(Response::new(custom_to_pb(field)))
+        Ok(Response::new(custom_to_pb(call.write(&self.store, make).await?)))
     }
 
     async fn get_field(&self, request: Request<pb::GetFieldRequest>) -> Result<Response<pb::Field>, Status> {
@@ -72,7 +71,7 @@ impl pb::field_service_server::FieldService for Services {
         let pb::ListFieldsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
         let page = Page::<FieldId>::read(page_size, &page_token, "fields", filter.as_ref(), &mut call.violations);
         let filter = filter.unwrap_or_default();
-        let types: Vec<FieldType> = filter.types().filter_map(type_of).collect();
+        let types: Vec<FieldType> = filter.value_types().filter_map(type_of).collect();
         call.finish()?;
         let workspace = call.workspace()?;
         // The ids of standard fields are smaller than all others, so that one place serves both lists.
@@ -96,42 +95,26 @@ impl pb::field_service_server::FieldService for Services {
     }
 
     async fn update_field(&self, request: Request<pb::UpdateFieldRequest>) -> Result<Response<pb::Field>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.field.take().unwrap_or_default();
-        let id: Option<FieldId> = call.id("field.id", &given.id);
-        let update_mask = call.message.update_mask.take();
-        let is_set = |_: &str| !given.display_name.is_empty();
-        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
-        if !paths.is_empty() {
-            check_display_name(&given.display_name, &mut call.violations);
-        }
+        let mut call = Call::open_write(request)?;
+        let (field, mask) = (call.message.field.take(), call.message.update_mask.take());
+        let change = Update::read(field, mask, &mut call.violations)?;
+        check_display_name(&change.given.display_name, &mut call.violations);
+        let id: Option<FieldId> = call.id("field.id", &change.given.id);
         let which = FieldRef::Id(call.finish_with(id)?);
         let workspace = call.workspace()?;
         if standard(&which).is_some() {
             return Err(BUILT_IN.into());
         }
-        let (given, paths, which) = (&given, &paths, &which);
-        let make = |tx: Tx| async move {
-            let mut field = store::field::get(tx.db(), workspace, which).await?;
-            check_etag("field", &given.etag, field.version)?;
-            if !paths.is_empty() {
-                field.display_name = display_name(given, &field.key);
-                field.version += 1;
-                field.updated = tx.now();
-                store::field::update(&tx, workspace, &field).await?;
-            }
-            let answer = field.id.to_string();
-            Ok((field, answer))
-        };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let field = self.store.write_once("update_field", key.as_ref(), make, again).await?;
+        let (change, which) = (&change, &which);
+        let field = call.write(&self.store, |tx| async move { update(&tx, workspace, which, change).await }).await?;
         Ok(Response::new(custom_to_pb(field)))
     }
 
-    async fn delete_field(&self, request: Request<pb::DeleteFieldRequest>) -> Result<Response<()>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+    async fn delete_field(
+        &self,
+        request: Request<pb::DeleteFieldRequest>,
+    ) -> Result<Response<pb::DeleteFieldResponse>, Status> {
+        let mut call = Call::open_write(request)?;
         let which = parse_ref("id", &call.message.id, &mut call.violations);
         let which = call.finish_with(which)?;
         let workspace = call.workspace()?;
@@ -139,21 +122,29 @@ impl pb::field_service_server::FieldService for Services {
             return Err(BUILT_IN.into());
         }
         let (which, etag) = (&which, call.message.etag.as_str());
-        let make = |tx: Tx| async move {
-            let key = delete(&tx, workspace, which, etag).await?;
-            let answer = key.as_str().to_owned();
-            Ok((key, answer))
-        };
-        let again = |_, answer: String| async move { FieldKey::try_from(answer).map_err(Error::internal) };
-        let deleted = self.store.write_once("delete_field", key.as_ref(), make, again).await?;
+        let make = |tx: Tx| async move { delete(&tx, workspace, which, etag).await.map(Decided) };
+        let Decided(deleted) = call.write(&self.store, make).await?;
         sweep(self.store.clone(), workspace, deleted).await;
-        Ok(Response::new(()))
+        Ok(Response::new(pb::DeleteFieldResponse {}))
     }
 }
 
-/// The answer to a request that created or changed a field before: the field as it is now.
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<CustomField> {
-    store::field::get(tx.db(), workspace, &FieldRef::Id(answer.parse().map_err(Error::internal)?)).await
+answer_by_id!(CustomField, |tx, workspace, id| async {
+    store::field::get(tx.db(), workspace, &FieldRef::Id(id)).await
+});
+
+async fn update(tx: &Tx, workspace: WorkspaceId, which: &FieldRef, change: &Update<pb::Field>) -> Result<CustomField> {
+    let present = store::field::get(tx.db(), workspace, which).await?;
+    check_etag("field", &change.given.etag, present.version)?;
+    let merged = change.merge(&custom_to_pb(present.clone()))?;
+    let mut field = CustomField { display_name: display_name(&merged, &present.key), ..present.clone() };
+    if field == present {
+        return Ok(present);
+    }
+    field.version += 1;
+    field.updated = tx.now();
+    store::field::update(tx, workspace, &field).await?;
+    Ok(field)
 }
 
 async fn delete(tx: &Tx, workspace: WorkspaceId, which: &FieldRef, etag: &str) -> Result<FieldKey> {
@@ -219,7 +210,7 @@ fn parse(draft: &pb::Field, violations: &mut Violations) -> Option<Draft> {
     }
     check_display_name(&draft.display_name, violations);
     let key = key?;
-    let field_type = type_of(draft.r#type())?;
+    let field_type = type_of(draft.value_type())?;
     Some(Draft { display_name: display_name(draft, &key), key, field_type })
 }
 
@@ -256,7 +247,7 @@ fn standard(which: &FieldRef) -> Option<&'static StandardField> {
     }
 }
 
-fn type_of(field_type: pb::field::Type) -> Option<FieldType> {
+fn type_of(field_type: pb::field::ValueType) -> Option<FieldType> {
     FieldType::from_code(code(field_type))
 }
 
@@ -265,7 +256,7 @@ fn standard_to_pb(field: &StandardField) -> pb::Field {
         id: field.id().to_string(),
         key: field.key.to_owned(),
         display_name: field.display_name.to_owned(),
-        r#type: field.field_type.code().into(),
+        value_type: field.field_type.code().into(),
         standard: true,
         create_time: None,
         update_time: None,
@@ -278,7 +269,7 @@ fn custom_to_pb(field: CustomField) -> pb::Field {
         id: field.id.to_string(),
         key: field.key.into(),
         display_name: field.display_name,
-        r#type: field.field_type.code().into(),
+        value_type: field.field_type.code().into(),
         standard: false,
         create_time: Some(timestamp(field.created)),
         update_time: Some(timestamp(field.updated)),

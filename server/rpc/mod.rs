@@ -10,6 +10,7 @@ mod call;
 mod call_body;
 mod campaign;
 mod contact;
+mod contact_name;
 mod convert;
 mod delivery;
 mod delivery_stats;
@@ -28,6 +29,7 @@ mod trigger;
 mod web;
 mod webhook;
 mod workspace;
+mod write;
 
 use std::sync::Arc;
 use std::time::Duration;

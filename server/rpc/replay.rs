@@ -6,10 +6,11 @@ use super::Services;
 use super::call::Call;
 use super::convert::{code, parse_time, texts, timestamp};
 use super::page::Page;
+use super::write::answer_by_id;
 use crate::domain::delivery::{Source, State};
 use crate::domain::replay::{DEFAULT_RATE, DEFAULT_STATES, Replay, ReplayCounts, ReplayFilter, ReplayState, STATES};
 use crate::domain::time::Micros;
-use crate::error::{Error, Result, Violations};
+use crate::error::{Result, Violations};
 use crate::ids::{ReplayId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::{self, Tx};
@@ -18,8 +19,7 @@ pub(super) async fn create(
     services: &Services,
     request: Request<pb::CreateReplayRequest>,
 ) -> Result<Response<pb::Replay>, Status> {
-    let mut call = Call::open(request)?;
-    let key = call.request_key();
+    let mut call = Call::open_write(request)?;
     let draft = call.message.replay.take().unwrap_or_default();
     let filter = parse_filter(&draft.filter.unwrap_or_default(), &mut call.violations);
     call.finish()?;
@@ -31,11 +31,9 @@ pub(super) async fn create(
         tx.gate_shared().await?;
         let replay = new(id, workspace, filter.clone(), rate, tx.now());
         store::replay::insert(&tx, &replay).await?;
-        Ok((replay, id.to_string()))
+        Ok(replay)
     };
-    let again = |tx, answer| again(tx, workspace, answer);
-    let replay = store.write_once("create_replay", key.as_ref(), make, again).await?;
-    Ok(Response::new(to_pb(&replay)))
+    Ok(Response::new(to_pb(&call.write(store, make).await?)))
 }
 
 pub(super) async fn get(
@@ -43,8 +41,7 @@ pub(super) async fn get(
     request: Request<pb::GetReplayRequest>,
 ) -> Result<Response<pb::Replay>, Status> {
     let mut call = Call::open(request)?;
-    let id = call.id("id", &call.message.id.clone());
-    let id = call.finish_with(id)?;
+    let id = call.only_id(|request| &request.id)?;
     let replay = store::replay::get(services.store.read(), call.workspace()?, id).await?;
     Ok(Response::new(to_pb(&replay)))
 }
@@ -67,23 +64,16 @@ pub(super) async fn cancel(
     services: &Services,
     request: Request<pb::CancelReplayRequest>,
 ) -> Result<Response<pb::Replay>, Status> {
-    let mut call = Call::open(request)?;
-    let key = call.request_key();
-    let id = call.id("id", &call.message.id.clone());
-    let (id, workspace): (ReplayId, _) = (call.finish_with(id)?, call.workspace()?);
+    let mut call = Call::open_write(request)?;
+    let (id, workspace): (ReplayId, _) = (call.only_id(|request| &request.id)?, call.workspace()?);
     let make = |tx: Tx| async move {
         tx.gate_exclusive().await?;
-        Ok((store::replay::cancel(&tx, workspace, id).await?, id.to_string()))
+        store::replay::cancel(&tx, workspace, id).await
     };
-    let again = |tx, answer| again(tx, workspace, answer);
-    let replay = services.store.write_once("cancel_replay", key.as_ref(), make, again).await?;
-    Ok(Response::new(to_pb(&replay)))
+    Ok(Response::new(to_pb(&call.write(&services.store, make).await?)))
 }
 
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Replay> {
-    let id = answer.parse().map_err(Error::internal)?;
-    store::replay::get(tx.db(), workspace, id).await
-}
+answer_by_id!(Replay, |tx, workspace, id| store::replay::get(tx.db(), workspace, id));
 
 fn new(id: ReplayId, workspace_id: WorkspaceId, filter: ReplayFilter, rate: u32, created: Micros) -> Replay {
     let (state, counts) = (ReplayState::Pending, ReplayCounts::default());

@@ -1,15 +1,14 @@
 //! SmartLinkService.
 
-use std::collections::HashSet;
-
 use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
-use super::contact::read_contact_ref;
 use super::convert::{parse_time, refuse_nul, timestamp};
+use super::mask::Update;
 use super::page::Page;
-use super::{mask, tag};
+use super::tag;
+use super::write::answer_by_id;
 use crate::domain::smart_link::{Clicks, Code, Day, SmartLink, is_placeholder};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::template::UrlTemplate;
@@ -21,8 +20,6 @@ use crate::pb;
 use crate::store::config::WorkspaceConfig;
 use crate::store::{self, Tx};
 
-/// The fields that an update can name.
-const UPDATABLE: [&str; 3] = ["name", "target_url", "description"];
 /// The days of statistics if nothing else is said, and the most.
 const DEFAULT_DAYS: i64 = 30;
 const MAX_DAYS: i64 = 366;
@@ -33,8 +30,7 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         &self,
         request: Request<pb::CreateSmartLinkRequest>,
     ) -> Result<Response<pb::SmartLink>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let draft = call.message.smart_link.take().unwrap_or_default();
         call.finish()?;
         let workspace = call.workspace()?;
@@ -48,11 +44,9 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
             let (code, created) = (code.clone(), tx.now());
             let link = SmartLink { id, tag_id, code, name, target, description, version: 1, created, updated: created };
             store::smart_link::insert(&tx, workspace, &link).await?;
-            Ok((link, id.to_string()))
+            Ok(link)
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let link = self.store.write_once("create_smart_link", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&link, &self.links)))
+        Ok(Response::new(to_pb(&call.write(&self.store, make).await?, &self.links)))
     }
 
     async fn get_smart_link(
@@ -60,8 +54,7 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         request: Request<pb::GetSmartLinkRequest>,
     ) -> Result<Response<pb::SmartLink>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let id = call.only_id(|request| &request.id)?;
         let link = store::smart_link::get(self.store.read(), call.workspace()?, id).await?;
         Ok(Response::new(to_pb(&link, &self.links)))
     }
@@ -88,53 +81,32 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         &self,
         request: Request<pb::UpdateSmartLinkRequest>,
     ) -> Result<Response<pb::SmartLink>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.smart_link.take().unwrap_or_default();
-        let id = call.id("smart_link.id", &given.id);
-        let is_set = |path: &str| match path {
-            "name" => !given.name.is_empty(),
-            "target_url" => !given.target_url.is_empty(),
-            _ => !given.description.is_empty(),
-        };
-        let update_mask = call.message.update_mask.take();
-        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
-        let id = call.finish_with(id)?;
-        let workspace = call.workspace()?;
-        let (given, paths) = (&given, &paths);
-        let make = |tx: Tx| async move {
-            tx.gate_shared().await?;
-            let current = store::smart_link::get(tx.db(), workspace, id).await?;
-            check_etag("smart_link", &given.etag, current.version)?;
-            let merged = merge(&current, given, paths);
-            let Parsed { name, target, description } = parse(&merged, &*tx.config(workspace).await?)?;
-            let (version, updated) = (current.version + 1, tx.now());
-            let link = SmartLink { name, target, description, version, updated, ..current };
-            store::smart_link::update(&tx, workspace, &link).await?;
-            Ok((link, id.to_string()))
-        };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let link = self.store.write_once("update_smart_link", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&link, &self.links)))
+        let mut call = Call::open_write(request)?;
+        let (link, mask) = (call.message.smart_link.take(), call.message.update_mask.take());
+        let change = Update::read(link, mask, &mut call.violations)?;
+        let id = call.id("smart_link.id", &change.given.id);
+        let (id, workspace) = (call.finish_with(id)?, call.workspace()?);
+        let (change, urls) = (&change, &self.links);
+        let make = |tx: Tx| async move { update(&tx, workspace, id, change, urls).await };
+        Ok(Response::new(to_pb(&call.write(&self.store, make).await?, &self.links)))
     }
 
-    async fn delete_smart_link(&self, request: Request<pb::DeleteSmartLinkRequest>) -> Result<Response<()>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<SmartLinkId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
-        let workspace = call.workspace()?;
-        let (etag, force) = (call.message.etag.as_str(), call.message.force);
+    async fn delete_smart_link(
+        &self,
+        request: Request<pb::DeleteSmartLinkRequest>,
+    ) -> Result<Response<pb::DeleteSmartLinkResponse>, Status> {
+        let mut call = Call::open_write(request)?;
+        let id: SmartLinkId = call.only_id(|request| &request.id)?;
+        let (workspace, request) = (call.workspace()?, &call.message);
         let make = |tx: Tx| async move {
             tx.gate_exclusive().await?;
             let link = store::smart_link::get(tx.db(), workspace, id).await?;
-            check_etag("smart_link", etag, link.version)?;
-            tag::delete(&tx, workspace, link.tag_id, "", force).await?;
-            store::smart_link::delete(&tx, id).await?;
-            Ok(((), String::new()))
+            check_etag("smart_link", &request.etag, link.version)?;
+            tag::delete(&tx, workspace, link.tag_id, "", request.force).await?;
+            store::smart_link::delete(&tx, id).await
         };
-        self.store.write_once("delete_smart_link", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
-        Ok(Response::new(()))
+        call.write(&self.store, make).await?;
+        Ok(Response::new(pb::DeleteSmartLinkResponse {}))
     }
 
     async fn create_tracked_url(
@@ -142,10 +114,9 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         request: Request<pb::CreateTrackedUrlRequest>,
     ) -> Result<Response<pb::CreateTrackedUrlResponse>, Status> {
         let mut call = Call::open(request)?;
-        let pb::CreateTrackedUrlRequest { smart_link_id, contact_id, email, expire_time } =
-            std::mem::take(&mut call.message);
+        let which = call.contact();
+        let pb::CreateTrackedUrlRequest { smart_link_id, expire_time, .. } = std::mem::take(&mut call.message);
         let id: Option<SmartLinkId> = call.id("smart_link_id", &smart_link_id);
-        let which = read_contact_ref(&contact_id, &email, &mut call.violations);
         let expires = parse_time("expire_time", expire_time, &mut call.violations);
         let expiry = parse_expiry(expires, self.store.clock().now(), &mut call.violations);
         let (id, which) = call.finish_with(id.zip(which))?;
@@ -184,36 +155,40 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
 }
 
 const NO_ADDRESS: Error = Error::WrongState {
-    resource: "address for links",
-    state: "not set",
+    resource: "links",
+    state: "OFF",
     hint: "let links.listen or links.base_url say where they are served",
 };
 
 /// Refuses to change or delete a link's tag but with the link.
 pub(super) fn refuse_tag(tag: &Tag) -> Result<()> {
     let hint = "change or delete the link with SmartLinkService, and its tag goes along";
-    let refused = Error::WrongState { resource: "tag", state: "a SmartLink's", hint };
+    let refused = Error::WrongState { resource: "tag", state: "SMART_LINK", hint };
     if tag.kind == TagKind::SmartLink { Err(refused) } else { Ok(()) }
 }
 
-/// The answer to a request that created or changed a link before: the link as it is now.
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<SmartLink> {
-    store::smart_link::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
-}
+answer_by_id!(SmartLink, |tx, workspace, id| store::smart_link::get(tx.db(), workspace, id));
 
-/// The link with the named fields replaced by those given.
-fn merge(link: &SmartLink, given: &pb::SmartLink, paths: &[String]) -> pb::SmartLink {
-    let paths: HashSet<&str> = paths.iter().map(String::as_str).collect();
-    let pick = |path: &str, given: &str, present: &str| {
-        let chosen = if paths.contains(path) { given } else { present };
-        chosen.to_owned()
-    };
-    pb::SmartLink {
-        name: pick("name", &given.name, &link.name),
-        target_url: pick("target_url", &given.target_url, link.target.as_str()),
-        description: pick("description", &given.description, &link.description),
-        ..Default::default()
+async fn update(
+    tx: &Tx,
+    workspace: WorkspaceId,
+    id: SmartLinkId,
+    change: &Update<pb::SmartLink>,
+    urls: &Urls,
+) -> Result<SmartLink> {
+    tx.gate_shared().await?;
+    let present = store::smart_link::get(tx.db(), workspace, id).await?;
+    check_etag("smart_link", &change.given.etag, present.version)?;
+    let merged = change.merge(&to_pb(&present, urls))?;
+    let Parsed { name, target, description } = parse(&merged, &*tx.config(workspace).await?)?;
+    let mut link = SmartLink { name, target, description, ..present.clone() };
+    if link == present {
+        return Ok(present);
     }
+    link.version += 1;
+    link.updated = tx.now();
+    store::smart_link::update(tx, workspace, &link).await?;
+    Ok(link)
 }
 
 /// What callers say of a link.

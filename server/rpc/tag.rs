@@ -7,9 +7,10 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::call::{Call, check_etag};
 use super::convert::refuse_nul;
-use super::mask;
+use super::mask::Update;
 use super::page::Page;
 use super::smart_link;
+use super::write::answer_by_id;
 use crate::domain::tag::Tag;
 use crate::error::{Error, Result};
 use crate::ids::{TagId, TypedId, WorkspaceId};
@@ -17,18 +18,15 @@ use crate::pb;
 use crate::store::leftover::{self, Leftover};
 use crate::store::tag::TagUser;
 use crate::store::{self, Tx};
-use convert::{kind_of, merge, parse, to_pb};
+use convert::{kind_of, parse, to_pb};
 
-/// The fields that an update can name.
-const UPDATABLE: [&str; 4] = ["name", "description", "effects", "rule"];
 /// How many users of a tag an error names.
 const NAMED_USERS: usize = 20;
 
 #[tonic::async_trait]
 impl pb::tag_service_server::TagService for Services {
     async fn create_tag(&self, request: Request<pb::CreateTagRequest>) -> Result<Response<pb::Tag>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let draft = call.message.tag.take().unwrap_or_default();
         if draft.kind() == pb::tag::Kind::SmartLink {
             call.violations.add_if_new("tag.kind", "TAG_KIND", "must be another: CreateSmartLink creates such a tag");
@@ -39,17 +37,14 @@ impl pb::tag_service_server::TagService for Services {
         let make = |tx: Tx| async move {
             let tag = Tag { created: tx.now(), ..parse(draft, id, tx.now(), 1)? };
             store::tag::insert(&tx, workspace, &tag).await?;
-            Ok((tag, id.to_string()))
+            Ok(tag)
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let tag = self.store.write_once("create_tag", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(tag)))
+        Ok(Response::new(to_pb(call.write(&self.store, make).await?)))
     }
 
     async fn get_tag(&self, request: Request<pb::GetTagRequest>) -> Result<Response<pb::Tag>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let id = call.only_id(|request| &request.id)?;
         let tag = store::tag::get(self.store.read(), call.workspace()?, id).await?;
         Ok(Response::new(to_pb(tag)))
     }
@@ -72,50 +67,29 @@ impl pb::tag_service_server::TagService for Services {
     }
 
     async fn update_tag(&self, request: Request<pb::UpdateTagRequest>) -> Result<Response<pb::Tag>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.tag.take().unwrap_or_default();
-        let id = call.id("tag.id", &given.id);
-        let is_set = |path: &str| match path {
-            "name" => !given.name.is_empty(),
-            "description" => !given.description.is_empty(),
-            "effects" => given.effects.is_some(),
-            _ => given.rule.is_some(),
-        };
-        let update_mask = call.message.update_mask.take();
-        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
-        let id = call.finish_with(id)?;
-        let workspace = call.workspace()?;
-        let (given, paths) = (&given, &paths);
-        let make = |tx: Tx| async move {
-            let current = store::tag::get(tx.db(), workspace, id).await?;
-            smart_link::refuse_tag(&current)?;
-            check_etag("tag", &given.etag, current.version)?;
-            let merged = merge(to_pb(current.clone()), given, paths);
-            let changed = parse(&merged, id, tx.now(), current.version + 1)?;
-            let tag = Tag { kind: current.kind, created: current.created, ..changed };
-            store::tag::update(&tx, workspace, &tag).await?;
-            Ok((tag, id.to_string()))
-        };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let tag = self.store.write_once("update_tag", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let (tag, mask) = (call.message.tag.take(), call.message.update_mask.take());
+        let change = Update::read(tag, mask, &mut call.violations)?;
+        let id = call.id("tag.id", &change.given.id);
+        let (id, workspace) = (call.finish_with(id)?, call.workspace()?);
+        let change = &change;
+        let tag = call.write(&self.store, |tx| async move { update(&tx, workspace, id, change).await }).await?;
         Ok(Response::new(to_pb(tag)))
     }
 
-    async fn delete_tag(&self, request: Request<pb::DeleteTagRequest>) -> Result<Response<()>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<TagId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
-        let workspace = call.workspace()?;
-        let (etag, force) = (call.message.etag.as_str(), call.message.force);
+    async fn delete_tag(
+        &self,
+        request: Request<pb::DeleteTagRequest>,
+    ) -> Result<Response<pb::DeleteTagResponse>, Status> {
+        let mut call = Call::open_write(request)?;
+        let id: TagId = call.only_id(|request| &request.id)?;
+        let (workspace, request) = (call.workspace()?, &call.message);
         let make = |tx: Tx| async move {
             smart_link::refuse_tag(&store::tag::get(tx.db(), workspace, id).await?)?;
-            delete(&tx, workspace, id, etag, force).await?;
-            Ok(((), String::new()))
+            delete(&tx, workspace, id, &request.etag, request.force).await
         };
-        self.store.write_once("delete_tag", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
-        Ok(Response::new(()))
+        call.write(&self.store, make).await?;
+        Ok(Response::new(pb::DeleteTagResponse {}))
     }
 
     async fn list_tag_usages(
@@ -137,9 +111,21 @@ impl pb::tag_service_server::TagService for Services {
     }
 }
 
-/// The answer to a request that created or changed a tag before: the tag as it is now.
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Tag> {
-    store::tag::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+answer_by_id!(Tag, |tx, workspace, id| store::tag::get(tx.db(), workspace, id));
+
+async fn update(tx: &Tx, workspace: WorkspaceId, id: TagId, change: &Update<pb::Tag>) -> Result<Tag> {
+    let present = store::tag::get(tx.db(), workspace, id).await?;
+    smart_link::refuse_tag(&present)?;
+    check_etag("tag", &change.given.etag, present.version)?;
+    let parsed = parse(&change.merge(&to_pb(present.clone()))?, id, present.updated, present.version)?;
+    let mut tag = Tag { kind: present.kind, created: present.created, ..parsed };
+    if tag == present {
+        return Ok(present);
+    }
+    tag.version += 1;
+    tag.updated = tx.now();
+    store::tag::update(tx, workspace, &tag).await?;
+    Ok(tag)
 }
 
 /// Deletes a tag, and takes it off the webhooks that it activates if that is forced.

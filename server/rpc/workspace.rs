@@ -5,8 +5,9 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
 use super::convert::{parse_time, refuse_nul, timestamp};
-use super::mask;
+use super::mask::Update;
 use super::page::Page;
+use super::write::Answer;
 use crate::domain::time::Micros;
 use crate::domain::workspace::{ApiKey, Scope, Scopes, Workspace};
 use crate::error::{Error, Result, Violations};
@@ -15,17 +16,13 @@ use crate::pb;
 use crate::store::api_key::Secret;
 use crate::store::{self, Tx};
 
-/// The fields that an update can name.
-const UPDATABLE: [&str; 1] = ["name"];
-
 #[tonic::async_trait]
 impl pb::workspace_service_server::WorkspaceService for Services {
     async fn create_workspace(
         &self,
         request: Request<pb::CreateWorkspaceRequest>,
     ) -> Result<Response<pb::Workspace>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let draft = call.message.workspace.take().unwrap_or_default();
         call.finish()?;
         let id = WorkspaceId::generate(self.store.clock().now(), self.store.entropy());
@@ -33,10 +30,9 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let make = |tx: Tx| async move {
             check(draft)?;
             store::workspace::insert(&tx, id, &draft.name).await?;
-            Ok((store::workspace::get(tx.db(), id).await?, id.to_string()))
+            store::workspace::get(tx.db(), id).await
         };
-        let workspace = self.store.write_once("create_workspace", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(workspace)))
+        Ok(Response::new(to_pb(call.write(&self.store, make).await?)))
     }
 
     async fn get_workspace(
@@ -44,10 +40,8 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         request: Request<pb::GetWorkspaceRequest>,
     ) -> Result<Response<pb::Workspace>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
-        let workspace = store::workspace::get(self.store.read(), id).await?;
-        Ok(Response::new(to_pb(workspace)))
+        let id = call.only_id(|request| &request.id)?;
+        Ok(Response::new(to_pb(store::workspace::get(self.store.read(), id).await?)))
     }
 
     async fn list_workspaces(
@@ -68,36 +62,25 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         &self,
         request: Request<pb::UpdateWorkspaceRequest>,
     ) -> Result<Response<pb::Workspace>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.workspace.take().unwrap_or_default();
-        let id = call.id("workspace.id", &given.id);
-        let update_mask = call.message.update_mask.take();
-        let is_set = |_: &str| !given.name.is_empty();
-        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
+        let mut call = Call::open_write(request)?;
+        let (workspace, mask) = (call.message.workspace.take(), call.message.update_mask.take());
+        let change = Update::read(workspace, mask, &mut call.violations)?;
+        let id = call.id("workspace.id", &change.given.id);
         let id = call.finish_with(id)?;
-        let (given, paths) = (&given, &paths);
-        let make = |tx: Tx| async move {
-            let current = store::workspace::get(tx.db(), id).await?;
-            check_etag("workspace", &given.etag, current.version)?;
-            let merged = merge(to_pb(current.clone()), given, paths);
-            check(&merged)?;
-            let version = current.version + 1;
-            let workspace = Workspace { name: merged.name, version, updated: tx.now(), ..current };
-            store::workspace::update(&tx, &workspace).await?;
-            Ok((workspace, id.to_string()))
-        };
-        let workspace = self.store.write_once("update_workspace", key.as_ref(), make, again).await?;
+        let change = &change;
+        let workspace = call.write(&self.store, |tx| async move { update(&tx, id, change).await }).await?;
         Ok(Response::new(to_pb(workspace)))
     }
 
-    async fn delete_workspace(&self, request: Request<pb::DeleteWorkspaceRequest>) -> Result<Response<()>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<WorkspaceId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+    async fn delete_workspace(
+        &self,
+        request: Request<pb::DeleteWorkspaceRequest>,
+    ) -> Result<Response<pb::DeleteWorkspaceResponse>, Status> {
+        let mut call = Call::open_write(request)?;
+        let id: WorkspaceId = call.only_id(|request| &request.id)?;
         if id == self.store.facts().default_workspace {
-            return Err(Error::NotDeletable("the default workspace can't be deleted").into());
+            let reason = "the default workspace can't be deleted";
+            return Err(Error::NotDeletable { resource: "workspace", reason }.into());
         }
         let etag = call.message.etag.as_str();
         let make = |tx: Tx| async move {
@@ -105,12 +88,11 @@ impl pb::workspace_service_server::WorkspaceService for Services {
             tx.gate_exclusive().await?;
             let workspace = store::workspace::get(tx.db(), id).await?;
             check_etag("workspace", etag, workspace.version)?;
-            store::workspace::delete(&tx, id).await?;
-            Ok(((), String::new()))
+            store::workspace::delete(&tx, id).await
         };
-        self.store.write_once("delete_workspace", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
+        call.write(&self.store, make).await?;
         self.keys.forget();
-        Ok(Response::new(()))
+        Ok(Response::new(pb::DeleteWorkspaceResponse {}))
     }
 
     async fn create_api_key(
@@ -164,29 +146,45 @@ impl pb::workspace_service_server::WorkspaceService for Services {
     }
 
     async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> Result<Response<pb::ApiKey>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<ApiKeyId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
-        let make = |tx: Tx| async move { Ok((store::api_key::revoke(&tx, id).await?, id.to_string())) };
-        let again = |tx: Tx, _| async move { store::api_key::get(tx.db(), id).await };
-        let revoked = self.store.write_once("revoke_api_key", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let id: ApiKeyId = call.only_id(|request| &request.id)?;
+        let revoked = call.write(&self.store, |tx| async move { store::api_key::revoke(&tx, id).await }).await?;
         self.keys.forget();
         Ok(Response::new(key_to_pb(revoked)))
     }
 }
 
-/// The answer to a request that created or changed a workspace before: the workspace as it is now.
-async fn again(tx: Tx, answer: String) -> Result<Workspace> {
-    store::workspace::get(tx.db(), answer.parse().map_err(Error::internal)?).await
+impl Answer for Workspace {
+    fn remembered(&self) -> Result<String> {
+        Ok(self.id.to_string())
+    }
+
+    async fn reload(tx: &Tx, _: Option<WorkspaceId>, remembered: &str) -> Result<Self> {
+        store::workspace::get(tx.db(), remembered.parse().map_err(Error::internal)?).await
+    }
 }
 
-/// The workspace with the named fields replaced by those given.
-fn merge(mut workspace: pb::Workspace, given: &pb::Workspace, paths: &[String]) -> pb::Workspace {
-    if paths.iter().any(|path| path == "name") {
-        workspace.name.clone_from(&given.name);
+impl Answer for ApiKey {
+    fn remembered(&self) -> Result<String> {
+        Ok(self.id.to_string())
     }
-    workspace
+
+    async fn reload(tx: &Tx, _: Option<WorkspaceId>, remembered: &str) -> Result<Self> {
+        store::api_key::get(tx.db(), remembered.parse().map_err(Error::internal)?).await
+    }
+}
+
+async fn update(tx: &Tx, id: WorkspaceId, change: &Update<pb::Workspace>) -> Result<Workspace> {
+    let present = store::workspace::get(tx.db(), id).await?;
+    check_etag("workspace", &change.given.etag, present.version)?;
+    let merged = change.merge(&to_pb(present.clone()))?;
+    check(&merged)?;
+    if merged.name == present.name {
+        return Ok(present);
+    }
+    let workspace = Workspace { name: merged.name, version: present.version + 1, updated: tx.now(), ..present };
+    store::workspace::update(tx, &workspace).await?;
+    Ok(workspace)
 }
 
 /// Checks a whole workspace, new or merged.

@@ -47,9 +47,10 @@ impl ContactRef {
     pub fn not_found(&self) -> Error {
         match self {
             Self::Id(id) => Error::not_found(*id),
-            Self::Email(_) => Error::NotFound { resource: "contact", name: "with this email".into() },
-            Self::Phone(_) => Error::NotFound { resource: "contact", name: "with this phone".into() },
-            Self::ExternalId(_) => Error::NotFound { resource: "contact", name: "with this external_id".into() },
+            // Neither an address nor a number nor the caller's own id is repeated.
+            Self::Email(_) | Self::Phone(_) | Self::ExternalId(_) => {
+                Error::NotFound { resource: "contact", name: String::new() }
+            }
         }
     }
 }

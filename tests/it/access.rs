@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use prost::Message;
-use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, ReflectMessage, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MethodDescriptor, ReflectMessage, Value};
+use taghook_client::contact::by_id;
 use taghook_client::v1::api_key::Scope;
 use taghook_client::v1::{self, ApiKey, ErrorReason, GetTagRequest, ListWorkspacesRequest, Tag, Workspace};
 use taghook_client::{Code, Error};
 
-use crate::support::schema::{alternatives, methods, path};
+use crate::support::schema::{everything, methods, path};
 use crate::support::{Database, Receiver, Taghook, both, check_error, frame};
 
 /// What another workspace has.
@@ -66,8 +67,12 @@ impl Theirs {
     /// Puts the ids everywhere, and something good into what else is needed.
     fn fill(&self, message: &mut DynamicMessage, noun: &str) {
         let descriptor = message.descriptor();
-        let others: Vec<String> = alternatives(&descriptor).into_iter().skip(1).collect();
-        for field in descriptor.fields().filter(|field| !others.iter().any(|other| other == field.name())) {
+        // Of a oneof the first member.
+        let is_first = |field: &FieldDescriptor| {
+            let oneof = field.containing_oneof();
+            oneof.is_none_or(|oneof| oneof.fields().next().is_some_and(|first| first == *field))
+        };
+        for field in descriptor.fields().filter(is_first) {
             let value = match field.kind() {
                 Kind::String => {
                     let known = match field.name() {
@@ -97,6 +102,7 @@ impl Theirs {
                         Value::Message(made)
                     })
                 }
+                Kind::Message(mask) if field.name() == "update_mask" => Some(Value::Message(everything(mask))),
                 _ => None,
             };
             if let Some(value) = value.filter(|_| !field.is_map()) {
@@ -141,10 +147,11 @@ async fn theirs(t: &Taghook) -> Theirs {
     let tag = t.tag("customer").await;
     let webhook = t.webhook(&receiver, &tag, |_| {}).await;
     let tagged = t.assign(&contact, &tag).await;
-    let field = v1::Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
+    let field =
+        v1::Field { key: "score".into(), value_type: v1::field::ValueType::Integer.into(), ..Default::default() };
     let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
     let event = v1::Event { r#type: "form.subscribed".into(), ..Default::default() };
-    let event = v1::RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
+    let event = v1::RecordEventRequest { contact: by_id(&contact.id), event: Some(event), ..Default::default() };
     let replay = v1::Replay { filter: Some(v1::ReplayFilter::default()), ..Default::default() };
     let replay = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
     let link = v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };

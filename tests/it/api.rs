@@ -5,11 +5,12 @@ use std::time::Duration;
 use prost_reflect::{DynamicMessage, Kind, MethodDescriptor, Value};
 use prost_types::FieldMask;
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::outcome::Kind as OutcomeKind;
 use taghook_client::v1::{self, Contact, ErrorReason, Field, Tag, Webhook, Workspace};
 
-use crate::support::schema::{methods, path};
-use crate::support::{Answer, Database, Receiver, Taghook, Watch, both, check_error, check_invalid, delays};
+use crate::support::schema::{everything, methods, path};
+use crate::support::{Answer, Database, Receiver, Taghook, Watch, both, check_error, check_invalid, delays, mask};
 
 /// Makes a call twice with one request id, and once more with the id and another body: the second gets the answer of the
 /// first, the third is refused. The answer.
@@ -28,10 +29,6 @@ macro_rules! repeated {
 
 fn change<R>(request: &mut R, change: fn(&mut R)) {
     change(request);
-}
-
-fn mask(paths: &[&str]) -> Option<FieldMask> {
-    Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
 }
 
 fn is_read(method: &MethodDescriptor) -> bool {
@@ -56,6 +53,9 @@ fn guarded(method: &MethodDescriptor, id: &str, etag: &str) -> Option<DynamicMes
     let mut inner = DynamicMessage::new(descriptor);
     fill(&mut inner);
     request.set_field(&resource, Value::Message(inner));
+    let mask = method.input().get_field_by_name("update_mask")?;
+    let Kind::Message(descriptor) = mask.kind() else { return None };
+    request.set_field(&mask, Value::Message(everything(descriptor)));
     Some(request)
 }
 
@@ -78,11 +78,11 @@ both! {
     async fn a_repeated_change_of_a_definition_gets_the_first_answer(t: Taghook) {
         let (mut fields, mut tags, mut root) = (t.client.fields(), t.client.tags(), t.root.workspaces());
 
-        let field = Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
+        let field = Field { key: "score".into(), value_type: v1::field::ValueType::Integer.into(), ..Default::default() };
         let request = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
         let field = repeated!(fields, create_field, request, |it| it.field.as_mut().unwrap().key = "b".into());
         let named = Field { id: field.id.clone(), display_name: "Score".into(), ..Default::default() };
-        let request = v1::UpdateFieldRequest { field: Some(named), ..Default::default() };
+        let request = v1::UpdateFieldRequest { field: Some(named), update_mask: mask(&["display_name"]), ..Default::default() };
         repeated!(fields, update_field, request, |it| it.field.as_mut().unwrap().display_name = "b".into());
         let request = v1::DeleteFieldRequest { id: field.id, ..Default::default() };
         repeated!(fields, delete_field, request, |it| it.etag = "b".into());
@@ -91,8 +91,8 @@ both! {
         let request = v1::CreateTagRequest { tag: Some(tag), ..Default::default() };
         let tag = repeated!(tags, create_tag, request, |it| it.tag.as_mut().unwrap().name = "b".into());
         let named = Tag { id: tag.id.clone(), name: "client".into(), ..Default::default() };
-        let request = v1::UpdateTagRequest { tag: Some(named), ..Default::default() };
-        repeated!(tags, update_tag, request, |it| it.update_mask = mask(&["name"]));
+        let request = v1::UpdateTagRequest { tag: Some(named), update_mask: mask(&["name"]), ..Default::default() };
+        repeated!(tags, update_tag, request, |it| it.update_mask = mask(&["*"]));
         let request = v1::DeleteTagRequest { id: tag.id, ..Default::default() };
         repeated!(tags, delete_tag, request, |it| it.force = true);
 
@@ -102,8 +102,8 @@ both! {
             it.workspace.as_mut().unwrap().name = "b".into();
         });
         let named = Workspace { id: workspace.id.clone(), name: "second".into(), ..Default::default() };
-        let request = v1::UpdateWorkspaceRequest { workspace: Some(named), ..Default::default() };
-        repeated!(root, update_workspace, request, |it| it.update_mask = mask(&["name"]));
+        let request = v1::UpdateWorkspaceRequest { workspace: Some(named), update_mask: mask(&["name"]), ..Default::default() };
+        repeated!(root, update_workspace, request, |it| it.update_mask = mask(&["*"]));
         let api_key = v1::ApiKey { name: "k".into(), scopes: vec![1], ..Default::default() };
         let request = v1::CreateApiKeyRequest { workspace_id: workspace.id.clone(), api_key: Some(api_key) };
         let api_key = root.create_api_key(request).await.unwrap().into_inner().api_key.unwrap();
@@ -127,13 +127,14 @@ both! {
         let values = [("city".to_owned(), "Bonn".to_owned())].into();
         let request = v1::UpdateContactRequest {
             contact: Some(Contact { id: ada.id.clone(), values, ..Default::default() }),
+            update_mask: mask(&["values.city"]),
             ..Default::default()
         };
         repeated!(contacts, update_contact, request, |it| it.update_mask = mask(&["values"]));
         let request =
-            v1::TagContactRequest { contact_id: ada.id.clone(), tag_ids: vec![tag.id.clone()], ..Default::default() };
+            v1::TagContactRequest { contact: by_id(&ada.id), tag_ids: vec![tag.id.clone()], ..Default::default() };
         let tagged = repeated!(contacts, tag_contact, request, |it| {
-            it.contact_id.clear_and("con_00000000000000000000000000");
+            it.contact = by_id("con_00000000000000000000000000");
         });
         assert!(tagged.assignments[0].newly_assigned);
         let bob = Contact { email: "bob@example.com".into(), ..Default::default() };
@@ -142,16 +143,16 @@ both! {
         let upserted = repeated!(contacts, upsert_contact, request, |it| it.tag_ids.clear());
         assert!(upserted.created && upserted.assignments[0].newly_assigned);
         let request =
-            v1::UntagContactRequest { contact_id: ada.id.clone(), tag_ids: vec![tag.id.clone()], ..Default::default() };
+            v1::UntagContactRequest { contact: by_id(&ada.id), tag_ids: vec![tag.id.clone()], ..Default::default() };
         let untagged = repeated!(contacts, untag_contact, request, |it| {
-            it.contact_id.clear_and("con_00000000000000000000000000");
+            it.contact = by_id("con_00000000000000000000000000");
         });
         assert_eq!(untagged.removed_tag_ids, [tag.id.as_str()]);
         let event = v1::Event { r#type: "form.subscribed".into(), ..Default::default() };
-        let request = v1::RecordEventRequest { contact_id: ada.id.clone(), event: Some(event), ..Default::default() };
+        let request = v1::RecordEventRequest { contact: by_id(&ada.id), event: Some(event), ..Default::default() };
         repeated!(events, record_event, request, |it| it.event.as_mut().unwrap().r#type = "form.seen".into());
         let filter = v1::list_events_request::Filter { type_prefix: "form.".into(), ..Default::default() };
-        let request = v1::ListEventsRequest { contact_id: ada.id.clone(), filter: Some(filter), ..Default::default() };
+        let request = v1::ListEventsRequest { contact: by_id(&ada.id), filter: Some(filter), ..Default::default() };
         assert_eq!(events.list_events(request).await.unwrap().into_inner().events.len(), 1);
         let request = v1::DeleteContactRequest { id: ada.id, ..Default::default() };
         repeated!(contacts, delete_contact, request, |it| it.etag = "b".into());
@@ -180,19 +181,19 @@ both! {
         let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..Default::default() };
         let webhook = repeated!(webhooks, create_webhook, request, |it| it.webhook.as_mut().unwrap().name = "b".into());
         let named = Webhook { id: webhook.id.clone(), name: "named".into(), ..Default::default() };
-        let request = v1::UpdateWebhookRequest { webhook: Some(named), ..Default::default() };
-        repeated!(webhooks, update_webhook, request, |it| it.update_mask = mask(&["name"]));
+        let request = v1::UpdateWebhookRequest { webhook: Some(named), update_mask: mask(&["name"]), ..Default::default() };
+        repeated!(webhooks, update_webhook, request, |it| it.update_mask = mask(&["ordered"]));
         let request =
-            v1::TestWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
-        repeated!(webhooks, test_webhook, request, |it| it.contact_id.clear_and("con_00000000000000000000000000"));
+            v1::TestWebhookRequest { id: webhook.id.clone(), contact: by_id(&contact.id), ..Default::default() };
+        repeated!(webhooks, test_webhook, request, |it| it.contact = by_id("con_00000000000000000000000000"));
         receiver.recv().await;
 
         let mut watch = Watch::now(&t.client).await;
         receiver.answer_next([Answer::status(500)]);
         let request =
-            v1::TriggerWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+            v1::TriggerWebhookRequest { id: webhook.id.clone(), contact: by_id(&contact.id), ..Default::default() };
         let trigger = repeated!(webhooks, trigger_webhook, request, |it| {
-            it.contact_id.clear_and("con_00000000000000000000000000");
+            it.contact = by_id("con_00000000000000000000000000");
         });
         let delivery = trigger.trigger.unwrap().delivery_ids.remove(0);
         receiver.recv().await;
@@ -232,7 +233,7 @@ both! {
         t.webhook(&receiver, &made[0], |it| it.cooldown = Some(prost_types::Duration::default())).await;
         let contact = t.contact("ada@example.com").await;
         let request = v1::TagContactRequest {
-            contact_id: contact.id,
+            contact: by_id(contact.id),
             tag_ids: vec![made[0].id.clone()],
             request_id: "once".into(),
             ..Default::default()
@@ -288,7 +289,7 @@ both! {
         let tag = t.tag("customer").await;
         let webhook = t.webhook(&receiver, &tag, |_| {}).await;
         let contact = t.contact("ada@example.com").await;
-        let field = Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
+        let field = Field { key: "score".into(), value_type: v1::field::ValueType::Integer.into(), ..Default::default() };
         let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
         let field = t.client.fields().create_field(field).await.unwrap().into_inner();
         let workspace = Workspace { name: "other".into(), ..Default::default() };
@@ -337,7 +338,8 @@ both! {
         let tag = t.tag("customer").await;
         let rename = async |name: &str| {
             let tag = Tag { id: tag.id.clone(), name: name.into(), etag: tag.etag.clone(), ..Default::default() };
-            t.client.tags().update_tag(v1::UpdateTagRequest { tag: Some(tag), ..Default::default() }).await
+            let request = v1::UpdateTagRequest { tag: Some(tag), update_mask: mask(&["name"]), ..Default::default() };
+            t.client.tags().update_tag(request).await
         };
         let renamed = rename("client").await.unwrap().into_inner();
         assert_ne!(renamed.etag, tag.etag);
@@ -359,7 +361,10 @@ both! {
             })
         };
         let expect = |name: &str, description: &str| (name.to_owned(), description.to_owned());
-        assert_eq!(change(None, "client", "").await.unwrap(), expect("client", "buys"));
+        for none in [None, mask(&[])] {
+            check_invalid(change(none, "client", "").await.map(tonic::Response::new), &["update_mask"]);
+        }
+        assert_eq!(change(mask(&["name"]), "client", "").await.unwrap(), expect("client", "buys"));
         assert_eq!(change(mask(&["description"]), "no", "pays").await.unwrap(), expect("client", "pays"));
         assert_eq!(change(mask(&["description"]), "no", "").await.unwrap(), expect("client", ""));
         assert_eq!(change(mask(&["name", "description"]), "a", "b").await.unwrap(), expect("a", "b"));
@@ -387,14 +392,14 @@ both! {
             values.join(" ")
         };
         assert_eq!(values(&["values.city"], &[("city", "Köln"), ("zip", "1")]).await, "city=Köln first_name=Ada");
-        assert_eq!(values(&[], &[("zip", "50667")]).await, "city=Köln first_name=Ada zip=50667");
+        assert_eq!(values(&["values.zip"], &[("zip", "50667")]).await, "city=Köln first_name=Ada zip=50667");
         let replaced = values(&["values.zip", "values.company"], &[("company", "X")]).await;
         assert_eq!(replaced, "city=Köln company=X first_name=Ada");
         assert_eq!(values(&["values"], &[("zip", "1")]).await, "zip=1");
         assert_eq!(values(&["values.zip"], &[]).await, "");
         check_invalid(
             change(&["values.", "values.A", "values[zip]"], &[]).await,
-            &["update_mask.paths[0]", "update_mask.paths[1]", "update_mask.paths[2]"],
+            &["update_mask.paths[0]", "update_mask.paths[2]", "contact.values[\"A\"]"],
         );
         check_invalid(change(&["values.no_such"], &[]).await, &["contact.values[\"no_such\"]"]);
         check_invalid(change(&["email"], &[]).await, &["contact.email"]);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use taghook_client::contact::by_id;
 use taghook_client::v1::campaign::{Reentry, State};
 use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::{self, Campaign};
@@ -223,7 +224,7 @@ both! {
         let command = Command { t: &t };
         command.applied(SMALL, &["--activate"], r#"created and activated "Small""#).await;
         let (id, contact) = (campaigns(&t).await.remove(0).id, t.contact("ada@example.com").await);
-        let request = v1::EnrollContactRequest { id: id.clone(), contact_id: contact.id, ..Default::default() };
+        let request = v1::EnrollContactRequest { campaign_id: id.clone(), contact: by_id(contact.id), ..Default::default() };
         t.client.campaigns().enroll_contact(request).await.expect("an enrollment");
         let mut looks = tokio::time::interval(std::time::Duration::from_millis(10));
         let drawn = within("the contact at its wait", async {

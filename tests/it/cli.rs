@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::support::{Database, FromDatabase, Process, Receiver, Taghook, within};
+use crate::support::{Database, FromDatabase, Process, Receiver, Taghook, mask, within};
 
 async fn output(arguments: &[&str]) -> Output {
     within("the end of the program", Process::command(arguments).output()).await.expect("the program")
@@ -104,7 +104,7 @@ async fn the_receiver_verifies_both_schemes() {
         within("the greeting", stderr.read_line(&mut greeting)).await.unwrap();
         let address = greeting.split("http://").nth(1).unwrap().split('/').next().unwrap();
         let moved = Webhook { id: webhook.id.clone(), url: format!("http://{address}/"), ..Default::default() };
-        let moved = UpdateWebhookRequest { webhook: Some(moved), ..Default::default() };
+        let moved = UpdateWebhookRequest { webhook: Some(moved), update_mask: mask(&["url"]), ..Default::default() };
         t.client.webhooks().update_webhook(moved).await.unwrap();
         t.test(&webhook, &contact).await;
         let mut line = String::new();

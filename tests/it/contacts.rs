@@ -18,7 +18,7 @@ both! {
             t.client.contacts().create_contact(request).await,
             &["contact.email", "contact.phone", "contact.values[\"no_such_field\"]", "request_id"],
         );
-        check_invalid(t.client.contacts().tag_contact(TagContactRequest::default()).await, &["contact_id", "tag_ids"]);
+        check_invalid(t.client.contacts().tag_contact(TagContactRequest::default()).await, &["contact", "tag_ids"]);
     }
 
     async fn an_email_is_taken_whatever_its_case(t: Taghook) {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prost_types::value::Kind as ValueKind;
-use prost_types::{FieldMask, Struct, Timestamp, Value};
+use prost_types::{Struct, Timestamp, Value};
 use taghook_client::Code;
+use taghook_client::contact::{by_email, by_id, by_phone};
 use taghook_client::v1::api_key::Scope;
 use taghook_client::v1::contact::Status;
 use taghook_client::v1::delivery::{Source, State};
-use taghook_client::v1::field::Type;
+use taghook_client::v1::field::ValueType;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook_event::Parameter;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
@@ -18,7 +19,7 @@ use taghook_client::v1::{
 };
 use tonic_types::StatusExt;
 
-use crate::support::{Database, Receiver, Taghook, Watch, both, check_error, delays, seconds, since_start_us};
+use crate::support::{Database, Receiver, Taghook, Watch, both, check_error, delays, mask, seconds, since_start_us};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,12 +28,8 @@ fn at(seconds: i64) -> Option<Timestamp> {
     Some(Timestamp { seconds: 1_767_225_600 + seconds, nanos: 0 })
 }
 
-fn mask(paths: &[&str]) -> Option<FieldMask> {
-    Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
-}
-
-async fn field(t: &Taghook, key: &str, r#type: Type) -> Field {
-    let field = Field { key: key.into(), r#type: r#type.into(), ..Default::default() };
+async fn field(t: &Taghook, key: &str, r#type: ValueType) -> Field {
+    let field = Field { key: key.into(), value_type: r#type.into(), ..Default::default() };
     let request = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
     t.client.fields().create_field(request).await.expect("a field").into_inner()
 }
@@ -60,12 +57,12 @@ both! {
 
         let get = v1::GetContactRequest { id: ada.id.clone() };
         assert_eq!(contacts.get_contact(get.clone()).await.unwrap().into_inner(), ada);
-        for (email, phone) in [("ADA@example.com", ""), ("", "+49 30 123456")] {
-            let request = v1::LookupContactRequest { email: email.into(), phone: phone.into() };
+        for contact in [by_email("ADA@example.com"), by_phone("+49 30 123456"), by_id(&ada.id)] {
+            let request = v1::LookupContactRequest { contact };
             assert_eq!(contacts.lookup_contact(request).await.unwrap().into_inner(), ada);
         }
-        for (email, phone) in [("ad@example.com", ""), ("", "+4930123457")] {
-            let request = v1::LookupContactRequest { email: email.into(), phone: phone.into() };
+        for contact in [by_email("ad@example.com"), by_phone("+4930123457")] {
+            let request = v1::LookupContactRequest { contact };
             check_error(contacts.lookup_contact(request).await, Code::NotFound, ErrorReason::NotFound);
         }
 
@@ -145,9 +142,9 @@ both! {
         assert_eq!(find(Filter { email_prefix: "ANN".into(), ..Default::default() }).await, [0, 1, 3]);
         assert_eq!(find(Filter { email_prefix: "ann_".into(), ..Default::default() }).await, [3]);
         assert_eq!(find(Filter { email_prefix: "%".into(), ..Default::default() }).await, [0_usize; 0]);
-        assert_eq!(find(Filter { created_after: at(1), created_before: at(3), ..Default::default() }).await, [1, 2]);
+        assert_eq!(find(Filter { create_start_time: at(1), create_end_time: at(3), ..Default::default() }).await, [1, 2]);
         let filter =
-            Filter { tag_ids: vec![red.id], email_prefix: "an".into(), created_after: at(1), ..Default::default() };
+            Filter { tag_ids: vec![red.id], email_prefix: "an".into(), create_start_time: at(1), ..Default::default() };
         assert_eq!(find(filter).await, [1]);
     }
 
@@ -163,7 +160,7 @@ both! {
         clock.advance(SECOND);
         t.assign(&contact, &tags[2]).await;
         let list = async || {
-            let request = v1::ListContactTagsRequest { contact_id: contact.id.clone(), ..Default::default() };
+            let request = v1::ListContactTagsRequest { contact: by_id(&contact.id), ..Default::default() };
             let list = t.client.contacts().list_contact_tags(request).await.unwrap().into_inner().contact_tags;
             list.into_iter().map(|tag| (tag.tag_name, since_start_us(tag.assign_time) / 1_000_000)).collect::<Vec<_>>()
         };
@@ -173,7 +170,7 @@ both! {
         t.assign(&contact, &tags[2]).await;
         assert_eq!(list().await, [("b".into(), 3), ("c".into(), 4)]);
         let request = v1::UntagContactRequest {
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             tag_ids: vec![tags[0].id.clone()],
             ..Default::default()
         };
@@ -183,15 +180,15 @@ both! {
 
     async fn a_field_from_its_creation_to_its_end(t: Taghook) {
         let mut fields = t.client.fields();
-        let score = field(&t, "score", Type::Integer).await;
+        let score = field(&t, "score", ValueType::Integer).await;
         assert!(score.id.starts_with("fld_") && !score.standard);
-        assert_eq!((score.display_name.as_str(), score.r#type()), ("score", Type::Integer));
+        assert_eq!((score.display_name.as_str(), score.value_type()), ("score", ValueType::Integer));
         for id in [&score.id, "score"] {
             let request = v1::GetFieldRequest { id: id.into() };
             assert_eq!(fields.get_field(request).await.unwrap().into_inner(), score);
         }
         let named = Field { id: score.id.clone(), display_name: "Score".into(), ..Default::default() };
-        let request = v1::UpdateFieldRequest { field: Some(named), ..Default::default() };
+        let request = v1::UpdateFieldRequest { field: Some(named), update_mask: mask(&["display_name"]), ..Default::default() };
         let named = fields.update_field(request).await.unwrap().into_inner();
         assert_eq!((named.display_name.as_str(), named.key.as_str()), ("Score", "score"));
         assert_ne!(named.etag, score.etag);
@@ -221,7 +218,7 @@ both! {
 
     async fn standard_fields_are_listed_first_and_stay_as_they_are(t: Taghook) {
         let mut fields = t.client.fields();
-        field(&t, "a_first", Type::Url).await;
+        field(&t, "a_first", ValueType::Url).await;
         let list = async |filter: v1::list_fields_request::Filter| {
             let request = v1::ListFieldsRequest { filter: Some(filter), ..Default::default() };
             let list = t.client.fields().list_fields(request).await.unwrap().into_inner().fields;
@@ -233,12 +230,12 @@ both! {
         assert_eq!(list(Filter::default()).await, format!("{standard} a_first"));
         assert_eq!(list(Filter { standard: Some(true), ..Default::default() }).await, standard);
         assert_eq!(list(Filter { standard: Some(false), ..Default::default() }).await, "a_first");
-        let types = vec![Type::Url.into(), Type::Date.into()];
-        assert_eq!(list(Filter { types, ..Default::default() }).await, "website birthday a_first");
+        let types = vec![ValueType::Url.into(), ValueType::Date.into()];
+        assert_eq!(list(Filter { value_types: types, ..Default::default() }).await, "website birthday a_first");
         let city = fields.get_field(v1::GetFieldRequest { id: "city".into() }).await.unwrap().into_inner();
         assert!(city.standard && city.create_time.is_none());
         let named = Field { id: city.id.clone(), display_name: "Stadt".into(), ..Default::default() };
-        let request = v1::UpdateFieldRequest { field: Some(named), ..Default::default() };
+        let request = v1::UpdateFieldRequest { field: Some(named), update_mask: mask(&["display_name"]), ..Default::default() };
         check_error(fields.update_field(request).await, Code::FailedPrecondition, ErrorReason::NotDeletable);
         for id in [city.id, "city".into()] {
             let request = v1::DeleteFieldRequest { id, ..Default::default() };
@@ -371,7 +368,7 @@ both! {
         let get = v1::GetWorkspaceRequest { id: other.id.clone() };
         assert_eq!(workspaces.get_workspace(get.clone()).await.unwrap().into_inner(), other);
         let named = Workspace { id: other.id.clone(), name: "second".into(), ..Default::default() };
-        let request = v1::UpdateWorkspaceRequest { workspace: Some(named), ..Default::default() };
+        let request = v1::UpdateWorkspaceRequest { workspace: Some(named), update_mask: mask(&["name"]), ..Default::default() };
         assert_eq!(workspaces.update_workspace(request).await.unwrap().into_inner().name, "second");
         let list = workspaces.list_workspaces(v1::ListWorkspacesRequest::default()).await.unwrap().into_inner();
         let names: Vec<_> = list.workspaces.iter().map(|workspace| workspace.name.as_str()).collect();
@@ -424,7 +421,7 @@ both! {
             Struct { fields: BTreeMap::from([("sum".into(), number(12.5)), ("what".into(), text("é\n"))]) };
         let record = async |event: Event| {
             let request =
-                v1::RecordEventRequest { email: "ADA@example.com".into(), event: Some(event), ..Default::default() };
+                v1::RecordEventRequest { contact: by_email("ADA@example.com"), event: Some(event), ..Default::default() };
             t.client.events().record_event(request).await.unwrap().into_inner().event.unwrap()
         };
         clock.advance(SECOND * 10);
@@ -447,7 +444,7 @@ both! {
 
         let list = async |filter: v1::list_events_request::Filter| {
             let request =
-                v1::ListEventsRequest { contact_id: contact.id.clone(), filter: Some(filter), ..Default::default() };
+                v1::ListEventsRequest { contact: by_id(&contact.id), filter: Some(filter), ..Default::default() };
             t.client.events().list_events(request).await.unwrap().into_inner().events
         };
         let short = |events: &[Event]| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prost_types::{Struct, Value, value};
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::delivery::{Source, State};
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::trigger_decision::Decision;
@@ -44,7 +45,7 @@ async fn marked_contact(api: &Api) -> Contact {
         ..Default::default()
     };
     let request = RecordEventRequest {
-        contact_id: contact.id.clone(),
+        contact: by_id(&contact.id),
         event: Some(event),
         request_id: "an-event".into(),
         ..Default::default()
@@ -198,7 +199,7 @@ both! {
         }
         let request = GetContactRequest { id: contact.id.clone() };
         check_error(t.client.contacts().get_contact(request).await, Code::NotFound, ErrorReason::NotFound);
-        let request = ListEventsRequest { contact_id: contact.id.clone(), ..Default::default() };
+        let request = ListEventsRequest { contact: by_id(&contact.id), ..Default::default() };
         check_error(t.client.events().list_events(request).await, Code::NotFound, ErrorReason::NotFound);
         // The address is free, and a stranger's: no window, no tags.
         let again = t.contact("markmail@example.com").await;

@@ -2,6 +2,7 @@
 
 use prost_types::FieldMask;
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::tag::Effects;
 use taghook_client::v1::tag_usage::User;
 use taghook_client::v1::trigger_decision::Decision;
@@ -96,7 +97,7 @@ both! {
         })
         .await;
         let item = |tag: &Tag| TagContactRequest {
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             tag_ids: vec![tag.id.clone()],
             ..Default::default()
         };

@@ -5,6 +5,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use taghook_client::v1::outcome::Kind;
+use taghook_client::v1::preview_webhook_request::Target;
 use taghook_client::v1::webhook::Header;
 use taghook_client::v1::{
     CreateWebhookRequest, GetWebhookRequest, ListWebhooksRequest, PreviewWebhookRequest, RotateWebhookSecretRequest,
@@ -97,7 +98,7 @@ both! {
         assert_eq!(got.headers, told);
         let listed = webhooks.list_webhooks(ListWebhooksRequest::default()).await.unwrap().into_inner();
         assert_eq!(listed.webhooks[0].headers, told);
-        let preview = PreviewWebhookRequest { id: created.id.clone(), ..Default::default() };
+        let preview = PreviewWebhookRequest { target: Some(Target::Id(created.id.clone())), ..Default::default() };
         let preview = webhooks.preview_webhook(preview).await.unwrap().into_inner();
         assert!(!format!("{preview:?}").contains("hush"), "{preview:?}");
 

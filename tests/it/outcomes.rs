@@ -11,7 +11,9 @@ use taghook::domain::outcome::{Outcome, Position};
 use taghook::ids::WebhookId;
 use taghook::outcomes::cursor;
 use taghook::store::{self, Store, Tx};
+use taghook_client::contact::by_email;
 use taghook_client::v1::outcome::Kind;
+use taghook_client::v1::stream_outcomes_request::Position as StartPosition;
 use taghook_client::v1::stream_outcomes_request::Start as Named;
 use taghook_client::v1::stream_outcomes_response::Message;
 use taghook_client::v1::{
@@ -35,7 +37,7 @@ async fn refusal(t: &Taghook, request: StreamOutcomesRequest) -> Error {
 }
 
 fn after(cursor: impl Into<String>) -> StreamOutcomesRequest {
-    StreamOutcomesRequest { after_cursor: cursor.into(), ..Default::default() }
+    StreamOutcomesRequest { position: Some(StartPosition::AfterCursor(cursor.into())), ..Default::default() }
 }
 
 /// The cursor of a position of the default workspace, as the server writes it.
@@ -54,7 +56,7 @@ both! {
         Watch::beginning(&t.client).await.expect(Kind::Delivered).await;
         let mut cursors = Vec::new();
         for start in [Named::Unspecified, Named::Now, Named::Beginning] {
-            let request = StreamOutcomesRequest { start_at: start.into(), ..Default::default() };
+            let request = StreamOutcomesRequest { position: Some(StartPosition::StartAt(start.into())), ..Default::default() };
             let mut stream = t.client.deliveries().stream_outcomes(request).await.unwrap().into_inner();
             let first = within("the first message", stream.message()).await.unwrap().unwrap();
             assert!(matches!(first.message, Some(Message::Checkpoint(ref it)) if it.time.is_some()), "{first:?}");
@@ -223,7 +225,7 @@ async fn contacts(t: &Taghook, name: &str, count: usize) -> Vec<String> {
 
 async fn batch(t: &Taghook, emails: &[String], tag: &str) {
     let item = |email: &String| TagContactRequest {
-        email: email.clone(),
+        contact: by_email(email),
         tag_ids: vec![tag.to_owned()],
         ..Default::default()
     };

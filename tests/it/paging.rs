@@ -2,6 +2,7 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::campaign_node::wait::Until;
 use taghook_client::v1::campaign_node::{Action, Exit, Wait};
 use taghook_client::v1::outcome::Kind;
@@ -9,7 +10,9 @@ use taghook_client::v1::{self, ApiKey, Contact, ErrorReason, Event, Field, Tag, 
 use tonic_types::StatusExt;
 
 use crate::support::schema::{methods, path};
-use crate::support::{Answer, RawGrpc, Receiver, Taghook, Watch, both, check_error, check_invalid, delays, within};
+use crate::support::{
+    Answer, RawGrpc, Receiver, Taghook, Watch, both, check_error, check_invalid, delays, mask, within,
+};
 
 /// How many items each list has at first.
 const ITEMS: usize = 5;
@@ -61,7 +64,7 @@ impl World {
                 t.assign(&self.contact, &tag).await;
             }
             "ListFields" => {
-                let field = Field { key: name, r#type: v1::field::Type::Text.into(), ..Default::default() };
+                let field = Field { key: name, value_type: v1::field::ValueType::Text.into(), ..Default::default() };
                 client
                     .fields()
                     .create_field(v1::CreateFieldRequest { field: Some(field), ..Default::default() })
@@ -73,7 +76,7 @@ impl World {
             "ListEvents" => {
                 let event = Event { r#type: format!("test.{name}"), ..Default::default() };
                 let request = v1::RecordEventRequest {
-                    contact_id: self.contact.id.clone(),
+                    contact: by_id(&self.contact.id),
                     event: Some(event),
                     ..Default::default()
                 };
@@ -130,7 +133,8 @@ impl World {
             _ => {
                 let contact_id = t.contact(&format!("{name}@example.com")).await.id;
                 let id = self.campaign.clone();
-                let request = v1::EnrollContactRequest { id, contact_id, ..Default::default() };
+                let request =
+                    v1::EnrollContactRequest { campaign_id: id, contact: by_id(contact_id), ..Default::default() };
                 let enrollment = client.campaigns().enroll_contact(request).await.unwrap().into_inner().enrollment;
                 // Until its wait has begun, after which it changes no more.
                 let (id, contact_id) = enrollment.map(|it| (it.campaign_id, it.contact_id)).unwrap();
@@ -255,7 +259,7 @@ both! {
         let filter = v1::list_tags_request::Filter { name_prefix: "b".into(), ..Default::default() };
         let request = v1::ListTagsRequest { page_token: token.clone(), filter: Some(filter), ..Default::default() };
         check_invalid(t.client.tags().list_tags(request).await, &["page_token"]);
-        let request = v1::ListTagsRequest { page_token: format!("{token}x"), page_size: 1_001, ..Default::default() };
+        let request = v1::ListTagsRequest { page_token: format!("{token}x"), page_size: -1, ..Default::default() };
         check_invalid(t.client.tags().list_tags(request).await, &["page_token", "page_size"]);
     }
 
@@ -279,7 +283,7 @@ both! {
         check(contacts.create_contact(create(same)).await, "contact", "phone", &ada.id);
         let bob = t.contact("bob@example.com").await;
         let same = Contact { id: bob.id.clone(), email: "ada@example.com".into(), ..Default::default() };
-        let request = v1::UpdateContactRequest { contact: Some(same), ..Default::default() };
+        let request = v1::UpdateContactRequest { contact: Some(same), update_mask: mask(&["email"]), ..Default::default() };
         check(contacts.update_contact(request).await, "contact", "email", &ada.id);
         let same = Contact { email: "bob@example.com".into(), phone: "+4930123456".into(), ..Default::default() };
         let request = v1::UpsertContactRequest { contact: Some(same), ..Default::default() };
@@ -289,10 +293,10 @@ both! {
         let same = |id: &str| Tag { id: id.into(), name: "customer".into(), ..Default::default() };
         let request = v1::CreateTagRequest { tag: Some(same("")), ..Default::default() };
         check(tags.create_tag(request).await, "tag", "name", &tag.id);
-        let request = v1::UpdateTagRequest { tag: Some(same(&other.id)), ..Default::default() };
+        let request = v1::UpdateTagRequest { tag: Some(same(&other.id)), update_mask: mask(&["name"]), ..Default::default() };
         check(tags.update_tag(request).await, "tag", "name", &tag.id);
 
-        let field = Field { key: "score".into(), r#type: v1::field::Type::Text.into(), ..Default::default() };
+        let field = Field { key: "score".into(), value_type: v1::field::ValueType::Text.into(), ..Default::default() };
         let request = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
         let field = fields.create_field(request.clone()).await.unwrap().into_inner();
         check(fields.create_field(request).await, "field", "key", &field.id);

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use taghook::store::retention::{self, Walk};
+use taghook_client::v1::StreamOutcomesRequest;
 use taghook_client::v1::attempt::Cause;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
+use taghook_client::v1::stream_outcomes_request::Position;
 use taghook_client::v1::{Contact, DeliveryReason, ErrorReason, GetDeliveryRequest, ReplayFilter, Webhook};
 use taghook_client::{Code, Start};
 
@@ -184,7 +186,7 @@ both! {
         let store = s.t.store();
         assert_eq!(retention::outcomes(store, 2 * DAY).await.unwrap(), 2);
         assert_eq!(retention::outcomes(store, 3 * DAY).await.unwrap(), 0);
-        let request = taghook_client::v1::StreamOutcomesRequest { after_cursor: cursors[0].clone(), ..Default::default() };
+        let request = StreamOutcomesRequest { position: Some(Position::AfterCursor(cursors[0].clone())), ..Default::default() };
         let refused = s.t.client.deliveries().stream_outcomes(request).await;
         let Err(status) = refused else { panic!("a cursor below the log") };
         let error = taghook_client::Error::from(status);

@@ -9,7 +9,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescri
 use taghook_client::v1::{self, ErrorReason};
 use taghook_client::{Code, Error};
 
-use crate::support::schema::{alternatives, methods, options, path};
+use crate::support::schema::{methods, options, path};
 use crate::support::{Receiver, Taghook, both};
 
 /// A number that no enum has.
@@ -17,6 +17,7 @@ const UNDEFINED: i32 = 12_345;
 /// `google.api.field_behavior`.
 const OUTPUT_ONLY: i32 = 3;
 const IMMUTABLE: i32 = 5;
+const IDENTIFIER: i32 = 8;
 /// `buf.validate.Ignore`.
 const IGNORE_ALWAYS: i32 = 3;
 
@@ -59,21 +60,6 @@ impl Walk {
     }
 
     fn message(&mut self, message: &MessageDescriptor, place: &mut Place) {
-        let groups = alternatives(message);
-        if let [first, second, ..] = &groups[..] {
-            let is_required = message_oneof_is_required(message);
-            if is_required {
-                self.add("message.oneof", place, first, |_| {});
-            }
-            let both = [first.clone(), second.clone()];
-            self.add("message.oneof", place, first, |broken| {
-                for name in &both {
-                    let field = broken_field(broken, name);
-                    let value = good(&field);
-                    broken.set_field(&field, value);
-                }
-            });
-        }
         for oneof in message.oneofs() {
             let rules = options(&oneof.options(), "buf.validate.oneof");
             if rules
@@ -93,8 +79,8 @@ impl Walk {
         let in_update = place.first().is_some_and(|first| self.is_update_of(first));
         // What the server assigns is ignored, and what can't be changed can't be named. An etag that is too long is none
         // of a resource that exists.
-        if behaviors.contains(&OUTPUT_ONLY) || (in_update && (behaviors.contains(&IMMUTABLE) || field.name() == "etag"))
-        {
+        let is_assigned = behaviors.contains(&OUTPUT_ONLY) || behaviors.contains(&IDENTIFIER);
+        if is_assigned || (in_update && (behaviors.contains(&IMMUTABLE) || field.name() == "etag")) {
             return;
         }
         let rules = options(&field.options(), "buf.validate.field");
@@ -275,15 +261,6 @@ fn element(field: &FieldDescriptor, index: i64) -> Value {
     }
 }
 
-/// Something set.
-fn good(field: &FieldDescriptor) -> Value {
-    match field.kind() {
-        Kind::Enum(_) => Value::EnumNumber(1),
-        Kind::Message(inner) => Value::Message(DynamicMessage::new(inner)),
-        _ => Value::String("x".to_owned()),
-    }
-}
-
 fn shifted(duration: &Value, seconds: i64) -> Value {
     let mut duration = duration.as_message().expect("a duration").clone();
     let shifted = number(&duration, "seconds") + seconds;
@@ -319,13 +296,6 @@ fn behaviors(field: &FieldDescriptor) -> Vec<i32> {
     values.as_list().expect("a list").iter().filter_map(Value::as_enum_number).collect()
 }
 
-fn message_oneof_is_required(message: &MessageDescriptor) -> bool {
-    let rules = options(&message.options(), "buf.validate.message").expect("its rules");
-    let groups = rules.get_field_by_name("oneof").expect("the groups").into_owned();
-    let required = |group: &Value| group.as_message()?.get_field_by_name("required")?.as_bool();
-    groups.as_list().expect("the groups").iter().any(|group| required(group) == Some(true))
-}
-
 fn kind_name(field: &FieldDescriptor) -> String {
     match field.kind() {
         Kind::Message(message) => message.name().to_owned(),
@@ -353,7 +323,8 @@ impl Resources {
     async fn make(t: &Taghook) -> Self {
         let receiver = Receiver::start().await;
         let tag = t.tag("customer").await;
-        let field = v1::Field { key: "score".into(), r#type: v1::field::Type::Integer.into(), ..Default::default() };
+        let field =
+            v1::Field { key: "score".into(), value_type: v1::field::ValueType::Integer.into(), ..Default::default() };
         let field = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
         let workspaces = t.root.workspaces().list_workspaces(v1::ListWorkspacesRequest::default()).await.unwrap();
         let link =

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use taghook_client::contact::by_id;
 use taghook_client::v1::attempt::Cause;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
@@ -52,7 +53,7 @@ both! {
         let mut calls = JoinSet::new();
         for contact in &contacts {
             let (contact_id, tag_ids) = (contact.id.clone(), vec![tag.id.clone()]);
-            let request = TagContactRequest { contact_id, tag_ids, ..Default::default() };
+            let request = TagContactRequest { contact: by_id(contact_id), tag_ids, ..Default::default() };
             let client = server.client.clone();
             calls.spawn(async move { client.contacts().tag_contact(request).await });
         }
@@ -390,10 +391,9 @@ async fn an_absent_database_is_told_and_survived() {
     health.until(false).await;
     let get = GetTagRequest { id: tag.id.clone() };
     let (contact_id, tag_ids) = (contact.id.clone(), vec![tag.id.clone()]);
-    let request = TagContactRequest { contact_id, tag_ids, ..Default::default() };
+    let request = TagContactRequest { contact: by_id(contact_id), tag_ids, ..Default::default() };
     let batch = BatchTagContactsRequest { requests: vec![request.clone(); 2] };
-    let trigger =
-        TriggerWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+    let trigger = TriggerWebhookRequest { id: webhook.id.clone(), contact: by_id(&contact.id), ..Default::default() };
     let (mut tags, mut contacts, mut batches) =
         (server.client.tags(), server.client.contacts(), server.client.contacts());
     let (mut webhooks, mut deliveries) = (server.client.webhooks(), server.client.deliveries());

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
 use taghook::store::retention;
+use taghook_client::v1::preview_webhook_request::Target;
 use taghook_client::v1::webhook_event::parameter::Source;
 use taghook_client::v1::webhook_event::{Encoding, Method, Parameter};
 use taghook_client::v1::{
@@ -15,7 +16,7 @@ use tonic::{Response, Status};
 
 use crate::support::{
     Answer, Api, Database, Hand, OfficialLibrary, Received, Receiver, Taghook, both, check_error, check_invalid,
-    delays, seconds, since_start_us,
+    delays, mask, seconds, since_start_us,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -157,10 +158,11 @@ both! {
         let keys = [private.public_key.clone(), shared.value.clone()];
         assert_eq!(signers(&received, &keys), [0, 1]);
 
-        // An update of something else leaves them, with a mask and without.
+        // An update of something else leaves them.
         t.update(&webhook, &["name"], |it| it.name = "other".into()).await;
         let update = taghook_client::v1::UpdateWebhookRequest {
             webhook: Some(Webhook { id: webhook.id.clone(), name: "third".into(), ..Default::default() }),
+            update_mask: mask(&["name"]),
             ..Default::default()
         };
         let webhook = t.client.webhooks().update_webhook(update).await.unwrap().into_inner();
@@ -363,8 +365,8 @@ both! {
         let unwritten = Webhook { id: String::new(), etag: String::new(), ..webhook.clone() };
         let keys: Vec<_> = t.secrets(&webhook).await.into_iter().map(|secret| secret.value).collect();
         for request in [
-            PreviewWebhookRequest { id: webhook.id.clone(), ..Default::default() },
-            PreviewWebhookRequest { webhook: Some(unwritten), ..Default::default() },
+            PreviewWebhookRequest { target: Some(Target::Id(webhook.id.clone())), ..Default::default() },
+            PreviewWebhookRequest { target: Some(Target::Webhook(unwritten)), ..Default::default() },
         ] {
             let preview = t.client.webhooks().preview_webhook(request).await.unwrap().into_inner().requests.remove(0);
             let headers = preview.headers.iter().map(|it| (it.name.parse().unwrap(), it.value.parse().unwrap()));

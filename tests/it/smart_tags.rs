@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost_types::value::Kind;
 use prost_types::{FieldMask, Struct, Value};
 use taghook_client::Code;
+use taghook_client::contact::{self, by_id};
 use taghook_client::v1::contact::Status;
 use taghook_client::v1::outcome::Kind as OutcomeKind;
 use taghook_client::v1::smart_rule::AttributeMatch;
@@ -16,7 +17,7 @@ use taghook_client::v1::{
 };
 
 use crate::support::{
-    Answer, Api, Database, Gate, Receiver, Taghook, Watch, both, check_error, check_invalid, seconds, within,
+    Answer, Api, Database, Gate, Receiver, Taghook, Watch, both, check_error, check_invalid, mask, seconds, within,
 };
 
 fn rule(event_type: &str, attributes: &[(&str, &str)], condition: &str) -> SmartRule {
@@ -48,7 +49,7 @@ fn number(value: f64) -> Value {
 fn happened(contact: &Contact, event_type: &str, attributes: &[(&str, Value)]) -> RecordEventRequest {
     let fields = attributes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     RecordEventRequest {
-        contact_id: contact.id.clone(),
+        contact: by_id(&contact.id),
         event: Some(Event { r#type: event_type.into(), attributes: Some(Struct { fields }), ..Default::default() }),
         ..Default::default()
     }
@@ -62,12 +63,8 @@ async fn record(api: &Api, contact: &Contact, event_type: &str, attributes: &[(&
 /// The entries of a contact's timeline whose type starts so, the newest first.
 async fn timeline(api: &Api, contact: &Contact, prefix: &str) -> Vec<Event> {
     let filter = taghook_client::v1::list_events_request::Filter { type_prefix: prefix.into(), ..Default::default() };
-    let request = ListEventsRequest {
-        contact_id: contact.id.clone(),
-        page_size: 1_000,
-        filter: Some(filter),
-        ..Default::default()
-    };
+    let request =
+        ListEventsRequest { contact: by_id(&contact.id), page_size: 1_000, filter: Some(filter), ..Default::default() };
     api.client.events().list_events(request).await.expect("a timeline").into_inner().events
 }
 
@@ -130,7 +127,7 @@ both! {
         t.set_values(&contact, &[("city", "Bonn")]).await;
         assert_eq!(t.held_tags(&contact).await, [born.id.as_str(), &moved.id]);
         let gone = Contact { id: contact.id.clone(), status: Status::Unsubscribed.into(), ..Default::default() };
-        let request = UpdateContactRequest { contact: Some(gone), ..Default::default() };
+        let request = UpdateContactRequest { contact: Some(gone), update_mask: mask(&["status"]), ..Default::default() };
         t.client.contacts().update_contact(request).await.unwrap();
         assert_eq!(t.held_tags(&contact).await, [born.id.as_str(), &moved.id, &left.id]);
         let types: Vec<_> =
@@ -283,11 +280,11 @@ both! {
         let tag = smart_tag(&t, "smart", rule("form.subscribed", &[], "")).await;
         let tag_ids = vec![tag.id.clone()];
         let request =
-            TagContactRequest { contact_id: contact.id.clone(), tag_ids: tag_ids.clone(), ..Default::default() };
+            TagContactRequest { contact: by_id(&contact.id), tag_ids: tag_ids.clone(), ..Default::default() };
         let refused = t.client.contacts().tag_contact(request).await;
         check_error(refused, Code::FailedPrecondition, ErrorReason::TagNotAssignable);
         record(&t, &contact, "form.subscribed", &[]).await;
-        let request = UntagContactRequest { contact_id: contact.id.clone(), tag_ids, ..Default::default() };
+        let request = UntagContactRequest { contact: by_id(&contact.id), tag_ids, ..Default::default() };
         let refused = t.client.contacts().untag_contact(request).await;
         check_error(refused, Code::FailedPrecondition, ErrorReason::TagNotAssignable);
         assert_eq!(t.held_tags(&contact).await, [tag.id.as_str()]);
@@ -338,7 +335,7 @@ both! {
         let tag = smart_tag(&t, "smart", rule("form.subscribed", &[], "")).await;
         let nobody = Contact { id: "con_01jd7z1v5rf5xv0m2yq8t3w9ka".into(), ..Default::default() };
         let mut by_email = happened(&Contact::default(), "sms.sent", &[]);
-        by_email.email = "ADA@example.com".into();
+        by_email.contact = contact::by_email("ADA@example.com");
         let repeated =
             RecordEventRequest { request_id: "once".into(), ..happened(&contact, "form.subscribed", &[("form", text("a"))]) };
         let requests = vec![

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use taghook_client::contact::by_id;
 use taghook_client::v1::campaign_node::{Action, Exit, Webhook as CallWebhook};
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
@@ -16,7 +17,7 @@ use taghook_client::v1::{
 use tokio::task::JoinSet;
 use tonic::Request;
 
-use crate::support::{Answer, Api, Database, Received, Receiver, Taghook, Watch, both, delays};
+use crate::support::{Answer, Api, Database, Received, Receiver, Taghook, Watch, both, delays, mask};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 /// Another trace, of calls that must not lend it to what they don't set off.
@@ -55,7 +56,7 @@ fn trace_and_span(text: &str) -> (&str, &str) {
 }
 
 fn tagging(contact: &Contact, tag: &Tag) -> TagContactRequest {
-    TagContactRequest { contact_id: contact.id.clone(), tag_ids: vec![tag.id.clone()], ..Default::default() }
+    TagContactRequest { contact: by_id(&contact.id), tag_ids: vec![tag.id.clone()], ..Default::default() }
 }
 
 /// Tags a contact in a trace.
@@ -101,7 +102,7 @@ both! {
 
         let (contact_id, id) = (contact.id.clone(), webhook.id.clone());
         let tagged = TagContactRequest {
-            contact_id: contact_id.clone(),
+            contact: by_id(&contact_id),
             tag_ids: vec![tag.id.clone()],
             ..Default::default()
         };
@@ -115,10 +116,10 @@ both! {
         watch.expect(Kind::Delivered).await;
 
         let trigger =
-            TriggerWebhookRequest { id: id.clone(), contact_id: contact_id.clone(), ..Default::default() };
+            TriggerWebhookRequest { id: id.clone(), contact: by_id(&contact_id), ..Default::default() };
         t.client.webhooks().trigger_webhook(traced(trigger, PARENT)).await.expect("a trigger");
         let third = receiver.recv().await;
-        let test = TestWebhookRequest { id, contact_id, ..Default::default() };
+        let test = TestWebhookRequest { id, contact: by_id(contact_id), ..Default::default() };
         t.client.webhooks().test_webhook(traced(test, PARENT)).await.expect("a test");
         let fourth = receiver.recv().await;
 
@@ -142,7 +143,7 @@ both! {
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
         ] {
             let trigger =
-                TriggerWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+                TriggerWebhookRequest { id: webhook.id.clone(), contact: by_id(&contact.id), ..Default::default() };
             t.client.webhooks().trigger_webhook(traced(trigger, parent)).await.expect("a trigger");
             assert!(!receiver.recv().await.headers.contains_key("traceparent"), "{parent}");
         }
@@ -202,7 +203,7 @@ both! {
         t.webhook(&receiver, &bought, |_| {}).await;
         let event = Event { r#type: "payment.bought".into(), ..Default::default() };
         let request =
-            RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
+            RecordEventRequest { contact: by_id(&contact.id), event: Some(event), ..Default::default() };
         t.client.events().record_event(traced(request, PARENT)).await.expect("an event");
         check_span(&receiver.recv().await);
 
@@ -215,7 +216,7 @@ both! {
         let bea = t.contact("bea@example.com").await;
         // Her birth is another story.
         receiver.recv().await;
-        let request = EnrollContactRequest { id: campaign.id, contact_id: bea.id, ..Default::default() };
+        let request = EnrollContactRequest { campaign_id: campaign.id, contact: by_id(bea.id), ..Default::default() };
         t.client.campaigns().enroll_contact(traced(request, PARENT)).await.expect("an enrollment");
         let by_call = receiver.recv().await;
         for received in [&by_tag, &by_call] {
@@ -239,12 +240,12 @@ both! {
         check_span(&receiver.recv().await);
         let values = [("first_name".to_owned(), "Ada".to_owned())].into();
         let changed = Contact { id: contact.id.clone(), values, ..Default::default() };
-        let request = UpdateContactRequest { contact: Some(changed), ..Default::default() };
+        let request = UpdateContactRequest { contact: Some(changed), update_mask: mask(&["values.first_name"]), ..Default::default() };
         contacts.update_contact(traced(request, PARENT)).await.expect("a change");
         check_span(&receiver.recv().await);
         let event = Event { r#type: "payment.bought".into(), ..Default::default() };
         let request =
-            RecordEventRequest { contact_id: contact.id.clone(), event: Some(event), ..Default::default() };
+            RecordEventRequest { contact: by_id(&contact.id), event: Some(event), ..Default::default() };
         let batch = BatchRecordEventsRequest { requests: vec![request] };
         t.client.events().batch_record_events(traced(batch, PARENT)).await.expect("an event");
         check_span(&receiver.recv().await);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use taghook_client::Code;
+use taghook_client::contact::{by_email, by_id};
 use taghook_client::v1::batch_tag_contacts_response::result::Result as Answered;
 use taghook_client::v1::contact::Status;
 use taghook_client::v1::delivery::{Source, State};
@@ -89,7 +90,7 @@ both! {
         let webhook = t.webhook(&receiver, &tag, |webhook| webhook.activation_tag_ids.clear()).await;
         assert_eq!(t.assign(&contact, &tag).await.triggers, []);
         let request =
-            TriggerWebhookRequest { id: webhook.id.clone(), email: "ADA@example.com".into(), ..Default::default() };
+            TriggerWebhookRequest { id: webhook.id.clone(), contact: by_email("ADA@example.com"), ..Default::default() };
         let decision = t.client.webhooks().trigger_webhook(request).await.unwrap().into_inner().trigger.unwrap();
         assert_eq!((decision.decision(), decision.activation_tag_ids.len()), (Decision::Scheduled, 0));
         assert_eq!([receiver.recv().await.webhook_id()], decision.delivery_ids[..]);
@@ -122,7 +123,7 @@ both! {
         t.webhook(&receiver, &tag, |_| {}).await;
         let mut watch = Watch::now(&t.client).await;
         let tag_ids = vec![tag.id.clone(), NO_TAG.to_owned()];
-        let request = TagContactRequest { contact_id: contact.id.clone(), tag_ids: tag_ids.clone(), ..Default::default() };
+        let request = TagContactRequest { contact: by_id(&contact.id), tag_ids: tag_ids.clone(), ..Default::default() };
         check_error(t.client.contacts().tag_contact(request).await, Code::NotFound, ErrorReason::NotFound);
         let new = Contact { email: "new@example.com".into(), ..Default::default() };
         let request = UpsertContactRequest { contact: Some(new), tag_ids, ..Default::default() };
@@ -130,7 +131,7 @@ both! {
 
         assert_eq!(t.held_tags(&contact).await, Vec::<String>::new());
         assert_eq!(t.deliveries(DeliveryFilter::default()).await, []);
-        let request = LookupContactRequest { email: "new@example.com".into(), ..Default::default() };
+        let request = LookupContactRequest { contact: by_email("new@example.com"), ..Default::default() };
         check_error(t.client.contacts().lookup_contact(request).await, Code::NotFound, ErrorReason::NotFound);
         // The first outcome is that of a trigger which is made now.
         let decision = t.decide(&contact, &tag).await;
@@ -206,8 +207,7 @@ both! {
         let tag = t.tag("customer").await;
         t.webhook(&receiver, &tag, |_| {}).await;
         let item = |contact_id: &str, email: &str, tag_id: &str| TagContactRequest {
-            contact_id: contact_id.into(),
-            email: email.into(),
+            contact: if email.is_empty() { by_id(contact_id) } else { by_email(email) },
             tag_ids: vec![tag_id.into()],
             ..Default::default()
         };
@@ -251,7 +251,7 @@ both! {
         let tag = t.tag("customer").await;
         t.webhook(&receiver, &tag, |webhook| webhook.cooldown = seconds(0)).await;
         let item = TagContactRequest {
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             tag_ids: vec![tag.id.clone()],
             request_id: "item-1".into(),
             ..Default::default()

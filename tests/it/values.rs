@@ -1,10 +1,12 @@
 //! Values of contacts and of the system, byte for byte as they arrive.
 
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::attempt::ErrorClass;
 use taghook_client::v1::delivery::{Source, State};
-use taghook_client::v1::field::Type;
+use taghook_client::v1::field::ValueType;
 use taghook_client::v1::outcome::Kind;
+use taghook_client::v1::preview_webhook_request::Target;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Encoding, Method, Parameter, SystemValue};
 use taghook_client::v1::{
@@ -28,9 +30,12 @@ fn event(method: Method, encoding: Encoding, parameters: &[Parameter]) -> Webhoo
 
 /// Contact and parameters that have something of each kind.
 async fn of_each_kind(api: &Api) -> (Contact, Vec<Parameter>) {
-    for (key, r#type) in
-        [("notes", Type::Paragraph), ("age", Type::Integer), ("vip", Type::Boolean), ("seen", Type::Datetime)]
-    {
+    for (key, r#type) in [
+        ("notes", ValueType::Paragraph),
+        ("age", ValueType::Integer),
+        ("vip", ValueType::Boolean),
+        ("seen", ValueType::Datetime),
+    ] {
         api.custom_field(key, r#type).await;
     }
     let values = [
@@ -135,7 +140,7 @@ both! {
     /// A value as large as a field can hold passes in a body, and is too much for a URL.
     async fn a_large_value_fits_a_body_but_no_url(t: Taghook) {
         let mut receiver = Receiver::start().await;
-        t.custom_field("notes", Type::Paragraph).await;
+        t.custom_field("notes", ValueType::Paragraph).await;
         let large = "x".repeat(64 * 1024);
         let contact = t.contact_with("ada@example.com", &[("notes", &large)]).await;
         let tag = t.tag("customer").await;
@@ -163,7 +168,7 @@ both! {
     /// The URL may have 8,000 bytes, and not one more.
     async fn the_limit_of_a_url_is_exact(t: Taghook) {
         let mut receiver = Receiver::start().await;
-        t.custom_field("notes", Type::Paragraph).await;
+        t.custom_field("notes", ValueType::Paragraph).await;
         let tag = t.tag("customer").await;
         t.webhook(&receiver, &tag, |webhook| {
             webhook.url = receiver.url("/__notes__");
@@ -224,7 +229,7 @@ both! {
             })
             .await;
         let request = PreviewWebhookRequest {
-            id: webhook.id.clone(),
+            target: Some(Target::Id(webhook.id.clone())),
             contact_id: contact.id.clone(),
             ..Default::default()
         };
@@ -259,13 +264,16 @@ both! {
                 webhook.events = vec![event(Method::Post, Encoding::Form, &[field("name", "first_name")])];
             })
             .await;
-        let request = PreviewWebhookRequest { id: webhook.id, contact_id: contact.id, ..Default::default() };
+        let request = PreviewWebhookRequest { target: Some(Target::Id(webhook.id)), contact_id: contact.id, ..Default::default() };
         let preview = t.client.webhooks().preview_webhook(request).await.expect("a preview").into_inner();
         let [rendered] = &preview.requests[..] else { panic!("one request") };
         assert_eq!(rendered.reason(), DeliveryReason::UnsafePath);
         assert_eq!((rendered.url.as_str(), rendered.body.as_str(), rendered.headers.len()), ("", "", 0));
 
-        let unknown = PreviewWebhookRequest { id: "wh_00000000000000000000000000".into(), ..Default::default() };
+        let unknown = PreviewWebhookRequest {
+            target: Some(Target::Id("wh_00000000000000000000000000".into())),
+            ..Default::default()
+        };
         check_error(t.client.webhooks().preview_webhook(unknown).await, Code::NotFound, ErrorReason::NotFound);
     }
 
@@ -284,7 +292,7 @@ both! {
             .await;
         let request = |webhook_event_id: &str| TestWebhookRequest {
             id: webhook.id.clone(),
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             webhook_event_id: webhook_event_id.into(),
             ..Default::default()
         };

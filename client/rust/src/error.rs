@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use crate::v1::ErrorReason;
 
 /// The `domain` of the service's `google.rpc.ErrorInfo`.
-const ERROR_DOMAIN: &str = "taghook.v1";
+const ERROR_DOMAIN: &str = "taghook";
 
 /// Why a call failed. `tonic::Status`, which the stubs return, converts into it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ mod tests {
     fn details_are_read() {
         let mut details = ErrorDetails::with_error_info(
             "CURSOR_EXPIRED",
-            "taghook.v1",
+            "taghook",
             HashMap::from([("oldest_cursor".into(), "abc".into())]),
         );
         details.set_retry_info(Some(Duration::from_millis(1_500)));
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_unspecified() {
-        check_reason("SOMETHING_NEW", "taghook.v1");
+        check_reason("SOMETHING_NEW", "taghook");
         check_reason("NOT_FOUND", "mesh.example.com");
         assert_eq!(Error::from(Status::unavailable("")).reason, ErrorReason::Unspecified);
     }

@@ -1,6 +1,7 @@
 //! Client of the Taghook gRPC service.
 //!
 //! ```no_run
+//! use taghook_client::contact::by_email;
 //! use taghook_client::{Client, Options, Start, v1};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,7 +15,7 @@
 //! let tagged = client
 //!     .contacts()
 //!     .tag_contact(v1::TagContactRequest {
-//!         email: "ada@example.com".into(),
+//!         contact: by_email("ada@example.com"),
 //!         tag_ids: vec!["tag_01jd7z1v5rf5xv0m2yq8t3w9ka".into()],
 //!         ..Default::default()
 //!     })
@@ -38,6 +39,7 @@
 
 mod channel;
 mod client;
+pub mod contact;
 mod error;
 mod method;
 mod outcomes;

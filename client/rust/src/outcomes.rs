@@ -12,6 +12,7 @@ use tonic::{Status, Streaming};
 use crate::channel::{Channel, backoff};
 use crate::error::Error;
 use crate::v1::delivery_service_client::DeliveryServiceClient;
+use crate::v1::stream_outcomes_request::Position;
 use crate::v1::stream_outcomes_request::{self, Filter};
 use crate::v1::stream_outcomes_response::Message;
 use crate::v1::{Outcome, StreamOutcomesRequest, StreamOutcomesResponse};
@@ -146,12 +147,12 @@ impl fmt::Debug for Outcomes {
 }
 
 fn request(filter: Filter, start: Start) -> StreamOutcomesRequest {
-    let (start_at, after_cursor) = match start {
-        Start::Now => (stream_outcomes_request::Start::Now, String::new()),
-        Start::Beginning => (stream_outcomes_request::Start::Beginning, String::new()),
-        Start::After(cursor) => (stream_outcomes_request::Start::Unspecified, cursor),
+    let position = match start {
+        Start::Now => Position::StartAt(stream_outcomes_request::Start::Now.into()),
+        Start::Beginning => Position::StartAt(stream_outcomes_request::Start::Beginning.into()),
+        Start::After(cursor) => Position::AfterCursor(cursor),
     };
-    StreamOutcomesRequest { start_at: start_at.into(), after_cursor, filter: Some(filter) }
+    StreamOutcomesRequest { position: Some(position), filter: Some(filter) }
 }
 
 /// Reads one stream after the other.
@@ -182,8 +183,7 @@ impl Follower {
             let retry_after = match self.read().await.map_err(Error::from) {
                 Ok(Some(message)) => {
                     self.failures = 0;
-                    self.request.after_cursor.clone_from(&message.cursor);
-                    self.request.start_at = stream_outcomes_request::Start::Unspecified.into();
+                    self.request.position = Some(Position::AfterCursor(message.cursor.clone()));
                     return Ok(message);
                 }
                 Ok(None) => None,

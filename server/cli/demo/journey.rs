@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{DIM, Demo, EMAIL, GOOD, NAME, Result, expect, quote, say, step};
 use http::Uri;
+use taghook_client::contact::by_email;
 use taghook_client::v1::campaign_node::wait::Until;
 use taghook_client::v1::campaign_node::{Action, Decision, Exit, Wait, Webhook};
 use taghook_client::v1::enrollment::State;
@@ -29,7 +30,8 @@ impl Demo {
         let request = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
         let link = self.client.smart_links().create_smart_link(request).await?.into_inner();
         let campaign = self.campaign(&link).await?;
-        let request = v1::CreateTrackedUrlRequest { smart_link_id: link.id, email: EMAIL.into(), ..Default::default() };
+        let request =
+            v1::CreateTrackedUrlRequest { smart_link_id: link.id, contact: by_email(EMAIL), ..Default::default() };
         let url = self.client.smart_links().create_tracked_url(request).await?.into_inner().url;
         say(&format!("   {DIM}link{DIM:#}      {url}"))?;
         say(&format!("   {DIM}campaign{DIM:#}  wait {WAIT_SECONDS} s, ask {CONDITION}, call the webhook"))?;

@@ -22,7 +22,8 @@ fn check_key(text: &str, expected: Result<(), FieldKeyError>) {
 #[test]
 fn checks_keys() {
     check_key("a", Ok(()));
-    check_key("shoe_size_2", Ok(()));
+    check_key("shoe_size2", Ok(()));
+    check_key("shoe_size_2", Err(FieldKeyError::DigitAfterUnderscore));
     check_key(&"k".repeat(63), Ok(()));
     check_key("", Err(FieldKeyError::Length { bytes: 0 }));
     check_key(&"k".repeat(64), Err(FieldKeyError::Length { bytes: 64 }));

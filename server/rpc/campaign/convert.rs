@@ -9,36 +9,8 @@ use crate::pb;
 use crate::pb::campaign_node::wait::Until;
 use crate::pb::campaign_node::{self as node, Action as PbAction};
 
-/// The fields that an update can name.
-pub(super) const UPDATABLE: [&str; 5] = ["name", "description", "start_tag_id", "reentry", "nodes"];
-/// Those of them that change what the campaign does.
+/// The fields that change what the campaign does.
 pub(super) const GRAPH: [&str; 3] = ["start_tag_id", "reentry", "nodes"];
-
-/// Whether an update without a mask changes the field: those that the caller has set.
-pub(super) fn is_set(campaign: &pb::Campaign, path: &str) -> bool {
-    match path {
-        "name" => !campaign.name.is_empty(),
-        "description" => !campaign.description.is_empty(),
-        "start_tag_id" => !campaign.start_tag_id.is_empty(),
-        "reentry" => campaign.reentry != 0,
-        _ => !campaign.nodes.is_empty(),
-    }
-}
-
-/// The campaign with the named fields replaced by those given.
-pub(super) fn merge(mut campaign: pb::Campaign, given: &pb::Campaign, paths: &[String]) -> pb::Campaign {
-    for path in paths {
-        match path.as_str() {
-            "name" => campaign.name.clone_from(&given.name),
-            "description" => campaign.description.clone_from(&given.description),
-            "start_tag_id" => campaign.start_tag_id.clone_from(&given.start_tag_id),
-            "reentry" => campaign.reentry = given.reentry,
-            "nodes" => campaign.nodes.clone_from(&given.nodes),
-            _ => {}
-        }
-    }
-    campaign
-}
 
 /// Reads what a campaign does; the rules of the proto were checked. What can be wrong only when it is activated isn't looked
 /// for.
@@ -186,27 +158,4 @@ pub(super) fn is_graph(paths: &[String]) -> bool {
 /// Whether a campaign may have what it does changed.
 pub(super) fn is_editable(campaign: &Campaign) -> bool {
     campaign.state != CampaignState::Active
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A field that could be named but not merged, or merged without being named, would be lost.
-    #[test]
-    fn every_updatable_field_is_merged_and_told_when_set() {
-        let given = pb::Campaign {
-            name: "New".to_owned(),
-            description: "d".to_owned(),
-            start_tag_id: "tag_1".to_owned(),
-            reentry: pb::campaign::Reentry::Never.into(),
-            nodes: vec![pb::CampaignNode::default()],
-            ..pb::Campaign::default()
-        };
-        for path in UPDATABLE {
-            assert!(is_set(&given, path) && !is_set(&pb::Campaign::default(), path), "{path}");
-            let merged = merge(pb::Campaign::default(), &given, &[path.to_owned()]);
-            assert!(UPDATABLE.iter().all(|other| is_set(&merged, other) == (*other == path)), "{path}");
-        }
-    }
 }

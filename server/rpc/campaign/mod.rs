@@ -4,16 +4,15 @@ mod convert;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
-use self::convert::{UPDATABLE, enrollment_to_pb, is_editable, is_graph, is_set, merge, parse, to_pb, to_violations};
+use self::convert::{enrollment_to_pb, is_editable, is_graph, parse, to_pb, to_violations};
 use super::Services;
 use super::call::{Call, check_etag};
-use super::contact::read_contact_ref;
 use super::convert::{code, refuse_nul};
-use super::mask;
+use super::mask::Update;
 use super::page::Page;
+use super::write::{Answer, answer_by_id};
 use crate::automation::Origin;
 use crate::automation::campaign::{Entry, enroll_one, exit_one};
 use crate::domain::campaign::{self as campaigns, Campaign, CampaignState, Enrollment, EnrollmentState, Known, Names};
@@ -32,8 +31,7 @@ impl pb::campaign_service_server::CampaignService for Services {
         &self,
         request: Request<pb::CreateCampaignRequest>,
     ) -> Result<Response<pb::Campaign>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let draft = call.message.campaign.take().unwrap_or_default();
         let definition = parse(&draft, &mut call.violations);
         call.finish()?;
@@ -52,11 +50,9 @@ impl pb::campaign_service_server::CampaignService for Services {
                 updated: tx.now(),
             };
             store::campaign::insert(&tx, &campaign).await?;
-            Ok((campaign, id.to_string()))
+            Ok(campaign)
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let campaign = self.store.write_once("create_campaign", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&campaign)))
+        Ok(Response::new(to_pb(&call.write(&self.store, make).await?)))
     }
 
     async fn get_campaign(&self, request: Request<pb::GetCampaignRequest>) -> Result<Response<pb::Campaign>, Status> {
@@ -104,52 +100,42 @@ impl pb::campaign_service_server::CampaignService for Services {
         &self,
         request: Request<pb::UpdateCampaignRequest>,
     ) -> Result<Response<pb::Campaign>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.campaign.take().unwrap_or_default();
-        let id: Option<CampaignId> = call.id("campaign.id", &given.id);
-        let update_mask = call.message.update_mask.take();
-        let is_set = |path: &str| is_set(&given, path);
-        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
-        let id = call.finish_with(id)?;
-        let workspace = call.workspace()?;
-        let (given, paths) = (&given, &paths);
-        let make = |tx: Tx| async move { Ok((update(&tx, workspace, id, given, paths).await?, id.to_string())) };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let campaign = self.store.write_once("update_campaign", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let (campaign, mask) = (call.message.campaign.take(), call.message.update_mask.take());
+        let change = Update::read(campaign, mask, &mut call.violations)?;
+        let id = call.id("campaign.id", &change.given.id);
+        let (id, workspace) = (call.finish_with(id)?, call.workspace()?);
+        let change = &change;
+        let campaign = call.write(&self.store, |tx| async move { update(&tx, workspace, id, change).await }).await?;
         Ok(Response::new(to_pb(&campaign)))
     }
 
-    async fn delete_campaign(&self, request: Request<pb::DeleteCampaignRequest>) -> Result<Response<()>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+    async fn delete_campaign(
+        &self,
+        request: Request<pb::DeleteCampaignRequest>,
+    ) -> Result<Response<pb::DeleteCampaignResponse>, Status> {
+        let mut call = Call::open_write(request)?;
+        let id: CampaignId = call.only_id(|request| &request.id)?;
         let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
         let make = |tx: Tx| async move {
             tx.gate_exclusive().await?;
             let campaign = store::campaign::get(tx.db(), workspace, id).await?;
             check_etag("campaign", etag, campaign.version)?;
             store::campaign::delete(&tx, workspace, id).await?;
-            leftover::begin(&tx, workspace, Leftover::DeletedCampaign(id)).await?;
-            Ok(((), String::new()))
+            leftover::begin(&tx, workspace, Leftover::DeletedCampaign(id)).await
         };
-        self.store.write_once("delete_campaign", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
-        Ok(Response::new(()))
+        call.write(&self.store, make).await?;
+        Ok(Response::new(pb::DeleteCampaignResponse {}))
     }
 
     async fn activate_campaign(
         &self,
         request: Request<pb::ActivateCampaignRequest>,
     ) -> Result<Response<pb::Campaign>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let mut call = Call::open_write(request)?;
+        let id = call.only_id(|request| &request.id)?;
         let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
-        let make = |tx: Tx| async move { Ok((activate(&tx, workspace, id, etag).await?, id.to_string())) };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let campaign = self.store.write_once("activate_campaign", key.as_ref(), make, again).await?;
+        let campaign = call.write(&self.store, |tx| async move { activate(&tx, workspace, id, etag).await }).await?;
         Ok(Response::new(to_pb(&campaign)))
     }
 
@@ -157,14 +143,10 @@ impl pb::campaign_service_server::CampaignService for Services {
         &self,
         request: Request<pb::PauseCampaignRequest>,
     ) -> Result<Response<pb::Campaign>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let mut call = Call::open_write(request)?;
+        let id = call.only_id(|request| &request.id)?;
         let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
-        let make = |tx: Tx| async move { Ok((pause(&tx, workspace, id, etag).await?, id.to_string())) };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let campaign = self.store.write_once("pause_campaign", key.as_ref(), make, again).await?;
+        let campaign = call.write(&self.store, |tx| async move { pause(&tx, workspace, id, etag).await }).await?;
         Ok(Response::new(to_pb(&campaign)))
     }
 
@@ -172,42 +154,22 @@ impl pb::campaign_service_server::CampaignService for Services {
         &self,
         request: Request<pb::EnrollContactRequest>,
     ) -> Result<Response<pb::EnrollContactResponse>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
-        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let mut call = Call::open_write(request)?;
+        let (id, which) = (call.id("campaign_id", &call.message.campaign_id.clone()), call.contact());
         let (id, which) = call.finish_with(id.zip(which))?;
         let (workspace, origin, which) = (call.workspace()?, &call.origin(), &which);
-        let make = |tx: Tx| async move {
-            let (enrollment, is_new) = enroll(&tx, workspace, id, which, origin).await?;
-            let answer = Enrolled { id: enrollment.id, is_new };
-            Ok(((enrollment, is_new), serde_json::to_string(&answer).map_err(Error::internal)?))
-        };
-        let again = |tx: Tx, answer: String| async move {
-            let Enrolled { id, is_new } = serde_json::from_str(&answer).map_err(Error::internal)?;
-            Ok((store::enrollment::get(tx.db(), workspace, id).await?, is_new))
-        };
-        let (enrollment, newly_enrolled) = self.store.write_once("enroll_contact", key.as_ref(), make, again).await?;
+        let make = |tx: Tx| async move { enroll(&tx, workspace, id, which, origin).await };
+        let Enrolled { enrollment, is_new } = call.write(&self.store, make).await?;
         let enrollment = Some(enrollment_to_pb(&enrollment));
-        Ok(Response::new(pb::EnrollContactResponse { enrollment, newly_enrolled }))
+        Ok(Response::new(pb::EnrollContactResponse { enrollment, newly_enrolled: is_new }))
     }
 
     async fn exit_contact(&self, request: Request<pb::ExitContactRequest>) -> Result<Response<pb::Enrollment>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<CampaignId> = call.id("id", &call.message.id.clone());
-        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let mut call = Call::open_write(request)?;
+        let (id, which) = (call.id("campaign_id", &call.message.campaign_id.clone()), call.contact());
         let (id, which) = call.finish_with(id.zip(which))?;
         let (workspace, which) = (call.workspace()?, &which);
-        let make = |tx: Tx| async move {
-            let enrollment = exit(&tx, workspace, id, which).await?;
-            let answer = enrollment.id.to_string();
-            Ok((enrollment, answer))
-        };
-        let again = |tx: Tx, answer: String| async move {
-            store::enrollment::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
-        };
-        let enrollment = self.store.write_once("exit_contact", key.as_ref(), make, again).await?;
+        let enrollment = call.write(&self.store, |tx| async move { exit(&tx, workspace, id, which).await }).await?;
         Ok(Response::new(enrollment_to_pb(&enrollment)))
     }
 
@@ -238,45 +200,46 @@ impl pb::campaign_service_server::CampaignService for Services {
     }
 }
 
-/// What a repeated EnrollContact is answered from.
-#[derive(Serialize, Deserialize)]
+answer_by_id!(Campaign, |tx, workspace, id| store::campaign::get(tx.db(), workspace, id));
+answer_by_id!(Enrollment, |tx, workspace, id| store::enrollment::get(tx.db(), workspace, id));
+
+/// A contact in a campaign, and whether the call let it in.
 struct Enrolled {
-    id: EnrollmentId,
+    enrollment: Enrollment,
     is_new: bool,
 }
 
-/// The answer to a request that created or changed a campaign before: the campaign as it is now.
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Campaign> {
-    store::campaign::get(tx.db(), workspace, answer.parse().map_err(Error::internal)?).await
+impl Answer for Enrolled {
+    fn remembered(&self) -> Result<String> {
+        serde_json::to_string(&(self.enrollment.id, self.is_new)).map_err(Error::internal)
+    }
+
+    async fn reload(tx: &Tx, workspace: Option<WorkspaceId>, remembered: &str) -> Result<Self> {
+        let (id, is_new): (EnrollmentId, bool) = serde_json::from_str(remembered).map_err(Error::internal)?;
+        Ok(Self { enrollment: Enrollment::reload(tx, workspace, &id.to_string()).await?, is_new })
+    }
 }
 
-async fn update(
-    tx: &Tx,
-    workspace: WorkspaceId,
-    id: CampaignId,
-    given: &pb::Campaign,
-    paths: &[String],
-) -> Result<Campaign> {
+async fn update(tx: &Tx, workspace: WorkspaceId, id: CampaignId, change: &Update<pb::Campaign>) -> Result<Campaign> {
     // Nobody may be led by what is being changed.
     tx.gate_exclusive().await?;
-    let current = store::campaign::get(tx.db(), workspace, id).await?;
-    check_etag("campaign", &given.etag, current.version)?;
-    if is_graph(paths) && !is_editable(&current) {
-        return Err(Error::WrongState { resource: "campaign", state: "ACTIVE", hint: "pause it before it is changed" });
-    }
-    let merged = merge(to_pb(&current), given, paths);
+    let present = store::campaign::get(tx.db(), workspace, id).await?;
+    check_etag("campaign", &change.given.etag, present.version)?;
+    let merged = change.merge(&to_pb(&present))?;
     let mut violations = Violations::default();
     violations.check_rules("campaign", &merged)?;
     let definition = parse(&merged, &mut violations);
     violations.finish()?;
-    let campaign = Campaign {
-        name: merged.name,
-        description: merged.description,
-        definition,
-        version: current.version + 1,
-        updated: tx.now(),
-        ..current
-    };
+    let (name, description) = (merged.name, merged.description);
+    let mut campaign = Campaign { name, description, definition, ..present.clone() };
+    if campaign == present {
+        return Ok(present);
+    }
+    if is_graph(&change.paths) && !is_editable(&present) {
+        return Err(Error::WrongState { resource: "campaign", state: "ACTIVE", hint: "pause it before it is changed" });
+    }
+    campaign.version += 1;
+    campaign.updated = tx.now();
     store::campaign::update(tx, &campaign).await?;
     Ok(campaign)
 }
@@ -323,14 +286,14 @@ async fn set_state(tx: &Tx, mut campaign: Campaign, state: CampaignState) -> Res
     Ok(campaign)
 }
 
-/// Lets a contact enter; answers with its way, and whether that is new.
+/// Lets a contact enter a campaign.
 async fn enroll(
     tx: &Tx,
     workspace: WorkspaceId,
     id: CampaignId,
     which: &ContactRef,
     origin: &Origin,
-) -> Result<(Enrollment, bool)> {
+) -> Result<Enrolled> {
     tx.gate_shared().await?;
     let config = tx.config(workspace).await?;
     let campaign = config.campaign(id).ok_or_else(|| Error::not_found(id))?;
@@ -346,10 +309,11 @@ async fn enroll(
         config: Arc::clone(&config),
     };
     if let Some(enrollment) = enroll_one(tx, entry).await? {
-        return Ok((enrollment, true));
+        return Ok(Enrolled { enrollment, is_new: true });
     }
     let last = store::enrollment::last(tx.db(), id, contact.id).await?;
-    Ok((last.ok_or_else(|| Error::internal("a contact isn't let in, and isn't in"))?, false))
+    let enrollment = last.ok_or_else(|| Error::internal("a contact isn't let in, and isn't in"))?;
+    Ok(Enrolled { enrollment, is_new: false })
 }
 
 async fn exit(tx: &Tx, workspace: WorkspaceId, id: CampaignId, which: &ContactRef) -> Result<Enrollment> {
@@ -358,5 +322,5 @@ async fn exit(tx: &Tx, workspace: WorkspaceId, id: CampaignId, which: &ContactRe
     config.campaign(id).ok_or_else(|| Error::not_found(id))?;
     let contact = store::contact::get(tx.db(), workspace, which).await?;
     let exited = exit_one(tx, &config, id, contact.id).await?;
-    exited.ok_or_else(|| Error::NotFound { resource: "enrollment", name: "that goes on".into() })
+    exited.ok_or_else(|| Error::NotFound { resource: "enrollment", name: String::new() })
 }

@@ -8,17 +8,15 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value};
 
 use crate::domain::contact::{Contact, ContactStatus, Email, MAX_VALUES, MAX_VALUES_BYTES, Phone};
-use crate::domain::field::{FieldKey, FieldType, FieldValue, standard_field, stored_text};
+use crate::domain::field::{FieldType, FieldValue, standard_field, stored_text};
 use crate::domain::time::Micros;
 use crate::error::{Result, Violations};
 use crate::ids::ContactId;
 use crate::pb;
 use crate::rpc::call::etag_of;
 use crate::rpc::convert::{code, timestamp};
+use crate::rpc::mask::Update;
 use crate::store::contact::ContactRef;
-
-/// The fields that an update can name, beside single values.
-pub(super) const UPDATABLE: [&str; 4] = ["email", "phone", "status", VALUES];
 
 const VALUES: &str = "values";
 const EMAIL_PATH: &str = "contact.email";
@@ -31,6 +29,8 @@ pub(super) struct Parts {
     email: bool,
     phone: bool,
     status: bool,
+    /// A status that isn't given is the default one.
+    default_status: bool,
     /// The values that aren't given are dropped.
     replaces_values: bool,
     /// The keys of the values that are set, or cleared.
@@ -44,23 +44,25 @@ impl Parts {
             email: !contact.email.is_empty(),
             phone: !contact.phone.is_empty(),
             status: contact.status != 0,
+            default_status: false,
             replaces_values: false,
             keys: contact.values.keys().cloned().collect(),
         }
     }
 
-    /// What an update's paths name.
-    pub(super) fn named(paths: &[String], contact: &pb::Contact) -> Self {
-        let names = |part: &str| paths.iter().any(|path| path == part);
-        let mut keys: Vec<String> = paths.iter().filter_map(|path| value_key(path)).map(str::to_owned).collect();
-        if names(VALUES) {
-            keys.extend(contact.values.keys().cloned());
+    /// What an update names.
+    pub(super) fn named(update: &Update<pb::Contact>) -> Self {
+        let keys = update.paths.iter().filter_map(|path| path.strip_prefix("values.")).map(str::to_owned);
+        let mut keys: Vec<String> = keys.collect();
+        if update.names(VALUES) {
+            keys.extend(update.given.values.keys().cloned());
         }
         Self {
-            email: names("email"),
-            phone: names("phone"),
-            status: names("status"),
-            replaces_values: names(VALUES),
+            email: update.names("email"),
+            phone: update.names("phone"),
+            status: update.names("status"),
+            default_status: update.replaces_all,
+            replaces_values: update.names(VALUES),
             keys,
         }
     }
@@ -83,15 +85,6 @@ impl Parts {
             ..pb::Contact::default()
         }
     }
-}
-
-/// Whether a path of a mask names a value.
-pub(super) fn is_value_path(path: &str) -> bool {
-    value_key(path).is_some()
-}
-
-fn value_key(path: &str) -> Option<&str> {
-    path.strip_prefix("values.").filter(|key| FieldKey::parse(key).is_ok())
 }
 
 /// A change of a contact. What is `None` stays as it is; an inner `None` clears.
@@ -126,7 +119,8 @@ impl Patch {
             patch.phone = read_or_clear(PHONE_PATH, "PHONE", &given.phone, Phone::parse, violations);
         }
         if parts.status {
-            patch.status = status_of(given.status);
+            let default = parts.default_status.then_some(ContactStatus::Subscribed);
+            patch.status = status_of(given.status).or(default.filter(|_| given.status == 0));
             if patch.status.is_none() {
                 violations.add_if_new(STATUS_PATH, "REQUIRED", "must be a status when the mask names it");
             }
@@ -340,7 +334,11 @@ mod tests {
         let given = contact("", given);
         let parts = match paths {
             None => Parts::given(&given),
-            Some(paths) => Parts::named(&paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>(), &given),
+            Some(paths) => Parts::named(&Update {
+                given: given.clone(),
+                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+                replaces_all: false,
+            }),
         };
         let mut violations = Violations::default();
         let patch = Patch::read_with_rules(&given, &parts, &custom(), &mut violations).unwrap();
@@ -362,20 +360,6 @@ mod tests {
         check_update(None, &[("score", "")], &json!({"first_name": "Ada"}));
         check_update(None, &[("score", "7")], &json!({"first_name": "Ada", "score": 7}));
         check_update(Some(&["values"]), &[], &json!({}));
-    }
-
-    #[test]
-    fn mask_paths_into_the_values_are_field_keys() {
-        for (path, expected) in [
-            ("values.first_name", true),
-            ("values.", false),
-            ("values.First", false),
-            ("values.a.b", false),
-            ("values", false),
-            ("first_name", false),
-        ] {
-            assert_eq!(is_value_path(path), expected, "{path}");
-        }
     }
 
     #[test]

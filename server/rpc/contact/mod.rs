@@ -6,19 +6,23 @@ mod tagging;
 
 use std::collections::HashMap;
 
+use prost::Message;
 use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
-use self::convert::{Parts, Patch, UPDATABLE, is_value_path, status_of, to_pb};
+use self::convert::{Parts, Patch, status_of, to_pb};
 use super::Services;
 use super::batch::Batch;
 use super::call::{Call, check_etag};
+use super::contact_name::list_of;
 use super::convert::{parse_time, refuse_nul, texts, timestamp};
-use super::mask;
+use super::mask::Update;
 use super::page::Page;
+use super::repeat::Repeatable;
 use super::trigger::decisions_to_pb;
+use super::write::{Answer, Decided, answer_by_id};
 use crate::automation::{self, Assigned, Assignment, Change, Origin};
-use crate::domain::contact::{Contact, Email, Phone};
+use crate::domain::contact::Contact;
 use crate::domain::field::FieldType;
 use crate::domain::tag::TagKind;
 use crate::domain::time::Micros;
@@ -26,7 +30,6 @@ use crate::error::{Error, Result, Violations};
 use crate::ids::{ContactId, TagId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::contact::{ContactFilter, ContactRef};
-use crate::store::request::RequestKey;
 use crate::store::{self, Tx};
 
 /// How often a write is run again that lost a race for an e-mail or a phone.
@@ -38,8 +41,7 @@ impl pb::contact_service_server::ContactService for Services {
         &self,
         request: Request<pb::CreateContactRequest>,
     ) -> Result<Response<pb::Contact>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let given = call.message.contact.take().unwrap_or_default();
         let workspace = call.workspace()?;
         let patch = self.read_given(workspace, &given, &mut call.violations).await?;
@@ -51,17 +53,14 @@ impl pb::contact_service_server::ContactService for Services {
             let contact = patch.create(id, tx.now())?;
             store::contact::insert(&tx, workspace, &contact).await?;
             automation::changed(&tx, workspace, &contact, Change::Created, origin).await?;
-            Ok((contact, id.to_string()))
+            Ok(contact)
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let contact = self.write_contact("create_contact", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&contact)))
+        Ok(Response::new(to_pb(&self.write_contact(&call, make).await?)))
     }
 
     async fn get_contact(&self, request: Request<pb::GetContactRequest>) -> Result<Response<pb::Contact>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let which = ContactRef::Id(call.finish_with(id)?);
+        let which = ContactRef::Id(call.only_id(|request| &request.id)?);
         let contact = store::contact::get(self.store.read(), call.workspace()?, &which).await?;
         Ok(Response::new(to_pb(&contact)))
     }
@@ -71,13 +70,7 @@ impl pb::contact_service_server::ContactService for Services {
         request: Request<pb::LookupContactRequest>,
     ) -> Result<Response<pb::Contact>, Status> {
         let mut call = Call::open(request)?;
-        let pb::LookupContactRequest { email, phone } = &call.message;
-        let which = match (email.as_str(), phone.as_str()) {
-            // That one is given, and one alone, is the proto's rule.
-            ("", "") => None,
-            ("", phone) => call.violations.take("phone", "PHONE", Phone::parse(phone)).map(ContactRef::Phone),
-            (email, _) => call.violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email),
-        };
+        let which = call.contact();
         let which = call.finish_with(which)?;
         let contact = store::contact::get(self.store.read(), call.workspace()?, &which).await?;
         Ok(Response::new(to_pb(&contact)))
@@ -103,40 +96,30 @@ impl pb::contact_service_server::ContactService for Services {
         &self,
         request: Request<pb::UpdateContactRequest>,
     ) -> Result<Response<pb::Contact>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.contact.take().unwrap_or_default();
-        let id: Option<ContactId> = call.id("contact.id", &given.id);
-        let parts = match call.message.update_mask.take().filter(|mask| !mask.paths.is_empty()) {
-            None => Parts::given(&given),
-            Some(mask) => {
-                let paths = mask::paths(Some(&mask), &UPDATABLE, |_| false, is_value_path, &mut call.violations);
-                Parts::named(&paths, &given)
-            }
-        };
+        let mut call = Call::open_write(request)?;
+        let (contact, mask) = (call.message.contact.take(), call.message.update_mask.take());
+        let change = Update::read(contact, mask, &mut call.violations)?;
+        let id: Option<ContactId> = call.id("contact.id", &change.given.id);
+        let parts = Parts::named(&change);
         let workspace = call.workspace()?;
         let custom = self.custom_fields(workspace, &parts).await?;
-        let patch = Patch::read_with_rules(&given, &parts, &custom, &mut call.violations)?;
-        let id = call.finish_with(id)?;
-        let (which, patch, etag, origin) = (&ContactRef::Id(id), &patch, given.etag.as_str(), &call.origin());
+        let patch = Patch::read_with_rules(&change.given, &parts, &custom, &mut call.violations)?;
+        let which = ContactRef::Id(call.finish_with(id)?);
+        let (which, patch, etag, origin) = (&which, &patch, change.given.etag.as_str(), &call.origin());
         let make = |tx: Tx| async move {
             hold_fields(&tx, workspace, patch).await?;
             let contact = store::contact::lock(&tx, workspace, which).await?.ok_or_else(|| which.not_found())?;
             check_etag("contact", etag, contact.version)?;
-            let contact = change(&tx, workspace, contact, patch, origin).await?;
-            Ok((contact, id.to_string()))
+            update(&tx, workspace, contact, patch, origin).await
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let contact = self.write_contact("update_contact", key.as_ref(), make, again).await?;
-        Ok(Response::new(to_pb(&contact)))
+        Ok(Response::new(to_pb(&self.write_contact(&call, make).await?)))
     }
 
     async fn upsert_contact(
         &self,
         request: Request<pb::UpsertContactRequest>,
     ) -> Result<Response<pb::UpsertContactResponse>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let given = call.message.contact.take().unwrap_or_default();
         let workspace = call.workspace()?;
         let patch = self.read_given(workspace, &given, &mut call.violations).await?;
@@ -144,45 +127,19 @@ impl pb::contact_service_server::ContactService for Services {
         let which = patch.identity(&mut call.violations);
         let which = call.finish_with(which)?;
         let upsert = &Upsert { workspace, which, patch, tag_ids, id: self.new_id(), origin: call.origin() };
-        let make = |tx: Tx| async move {
-            let (contact, answer) = upsert.run(&tx).await?;
-            let ids = serde_json::to_string(&answer).map_err(Error::internal)?;
-            Ok(((contact, answer), ids))
-        };
-        let again = |tx: Tx, ids: String| async move {
-            let answer: Upserted = serde_json::from_str(&ids).map_err(Error::internal)?;
-            let contact = store::contact::get(tx.db(), workspace, &ContactRef::Id(answer.contact_id)).await?;
-            Ok((contact, answer))
-        };
-        let (contact, answer) = self.write_contact("upsert_contact", key.as_ref(), make, again).await?;
-        let (assignments, triggers) = answer.assigned.as_ref().map(tagging::assigned_to_pb).unwrap_or_default();
-        let removed_tag_ids = answer.assigned.as_ref().map(|assigned| texts(&assigned.removed)).unwrap_or_default();
-        Ok(Response::new(pb::UpsertContactResponse {
-            contact: Some(to_pb(&contact)),
-            created: answer.created,
-            assignments,
-            triggers,
-            removed_tag_ids,
-        }))
+        let upserted = self.write_contact(&call, |tx: Tx| async move { upsert.run(&tx).await }).await?;
+        Ok(Response::new(upserted.into_pb()))
     }
 
     async fn delete_contact(
         &self,
         request: Request<pb::DeleteContactRequest>,
     ) -> Result<Response<pb::DeleteContactResponse>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id: Option<ContactId> = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
-        let (workspace, origin) = (call.workspace()?, &call.origin());
-        let etag = call.message.etag.as_str();
-        let make = |tx: Tx| async move {
-            let triggers = erase::delete(&tx, workspace, id, etag, origin).await?;
-            let answer = serde_json::to_string(&triggers).map_err(Error::internal)?;
-            Ok((triggers, answer))
-        };
-        let again = |_, answer: String| async move { serde_json::from_str(&answer).map_err(Error::internal) };
-        let triggers = self.store.write_once("delete_contact", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let id: ContactId = call.only_id(|request| &request.id)?;
+        let (workspace, origin, etag) = (call.workspace()?, &call.origin(), call.message.etag.as_str());
+        let make = |tx: Tx| async move { erase::delete(&tx, workspace, id, etag, origin).await.map(Decided) };
+        let Decided(triggers) = call.write(&self.store, make).await?;
         Ok(Response::new(pb::DeleteContactResponse { triggers: decisions_to_pb(&triggers) }))
     }
 
@@ -190,12 +147,11 @@ impl pb::contact_service_server::ContactService for Services {
         &self,
         request: Request<pb::TagContactRequest>,
     ) -> Result<Response<pb::TagContactResponse>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let origin = (call.workspace()?, &call.origin());
-        let assignment = tagging::read(&call.message, origin, &mut call.violations);
+        let mut call = Call::open_write(request)?;
+        let (origin, message) = ((call.workspace()?, &call.origin()), std::mem::take(&mut call.message));
+        let assignment = tagging::read(message, origin, &mut call.violations);
         let assignment = call.finish_with(assignment)?;
-        let assigned = self.assigner.commit(assignment, key).await?;
+        let assigned = self.assigner.commit(assignment, call.key).await?;
         Ok(Response::new(tagging::tagged_to_pb(&assigned)))
     }
 
@@ -203,19 +159,13 @@ impl pb::contact_service_server::ContactService for Services {
         &self,
         request: Request<pb::UntagContactRequest>,
     ) -> Result<Response<pb::UntagContactResponse>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let which = read_contact_ref(&call.message.contact_id, &call.message.email, &mut call.violations);
+        let mut call = Call::open_write(request)?;
+        let which = call.contact();
         let tag_ids: &Vec<TagId> = &call.violations.ids("tag_ids", &call.message.tag_ids);
         let which = &call.finish_with(which)?;
         let workspace = call.workspace()?;
-        let make = |tx: Tx| async move {
-            let untagged = tagging::untag(&tx, workspace, which, tag_ids).await?;
-            let answer = serde_json::to_string(&untagged).map_err(Error::internal)?;
-            Ok((untagged, answer))
-        };
-        let again = |_, answer: String| async move { serde_json::from_str(&answer).map_err(Error::internal) };
-        let untagged = self.store.write_once("untag_contact", key.as_ref(), make, again).await?;
+        let make = |tx: Tx| async move { tagging::untag(&tx, workspace, which, tag_ids).await.map(Decided) };
+        let Decided(untagged) = call.write(&self.store, make).await?;
         Ok(Response::new(tagging::untagged_to_pb(&untagged)))
     }
 
@@ -226,7 +176,7 @@ impl pb::contact_service_server::ContactService for Services {
         let mut call = Call::open(request)?;
         let items = std::mem::take(&mut call.message.requests);
         let origin = (call.workspace()?, &call.origin());
-        let batch = Batch::read(&mut call, items, |item, violations| tagging::read(&item, origin, violations))?;
+        let batch = Batch::read(&mut call, items, |item, violations| tagging::read(item, origin, violations))?;
         let results = batch.run(&self.store, |_, assigned| tagging::tagged_to_pb(&assigned)).await?;
         let results = results.into_iter().map(tagging::item_to_pb).collect();
         Ok(Response::new(pb::BatchTagContactsResponse { results }))
@@ -237,13 +187,13 @@ impl pb::contact_service_server::ContactService for Services {
         request: Request<pb::ListContactTagsRequest>,
     ) -> Result<Response<pb::ListContactTagsResponse>, Status> {
         let mut call = Call::open(request)?;
-        let pb::ListContactTagsRequest { contact_id, page_size, page_token } = std::mem::take(&mut call.message);
-        let list = format!("contact_tags/{contact_id}");
+        let which = call.contact();
+        let pb::ListContactTagsRequest { page_size, page_token, .. } = std::mem::take(&mut call.message);
+        let list = list_of("contact_tags", which.as_ref());
         let page = Page::<(Micros, TagId)>::read(page_size, &page_token, &list, None::<&()>, &mut call.violations);
-        let id: Option<ContactId> = call.id("contact_id", &contact_id);
-        let id = call.finish_with(id)?;
+        let which = call.finish_with(which)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
-        store::contact::get(db, workspace, &ContactRef::Id(id)).await?;
+        let id = store::contact::get(db, workspace, &which).await?.id;
         let tags = store::contact_tag::list(db, id, page.after().copied(), page.limit()).await?;
         let (tags, next_page_token) = page.cut(tags, |tag| (tag.since, tag.tag_id));
         let contact_tags = tags.into_iter().filter_map(|tag| {
@@ -283,23 +233,17 @@ impl Services {
         }
     }
 
-    /// [`store::Store::write_once`] for a write that may lose a race for an e-mail or a phone: the next run sees who has it.
-    async fn write_contact<T, M, MF, A, AF>(
-        &self,
-        name: &'static str,
-        key: Option<&RequestKey>,
-        make: M,
-        again: A,
-    ) -> Result<T>
+    /// [`Call::write`] for a write that may lose a race for an e-mail or a phone: the next run sees which contact has it.
+    async fn write_contact<M, T, F, Fut>(&self, call: &Call<M>, make: F) -> Result<T>
     where
-        M: Fn(Tx) -> MF,
-        MF: Future<Output = Result<(T, String)>>,
-        A: Fn(Tx, String) -> AF,
-        AF: Future<Output = Result<T>>,
+        M: Repeatable + Message,
+        T: Answer,
+        F: Fn(Tx) -> Fut,
+        Fut: Future<Output = Result<T>>,
     {
         let mut tries = 1;
         loop {
-            match self.store.write_once(name, key, &make, &again).await {
+            match call.write(&self.store, &make).await {
                 Err(error) if tries < MAX_TRIES && store::contact::is_lost_race(&error) => tries += 1,
                 other => return other,
             }
@@ -307,10 +251,9 @@ impl Services {
     }
 }
 
-/// The answer to a request that created or changed a contact before: the contact as it is now.
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Contact> {
-    store::contact::get(tx.db(), workspace, &ContactRef::Id(answer.parse().map_err(Error::internal)?)).await
-}
+answer_by_id!(Contact, |tx, workspace, id| async {
+    store::contact::get(tx.db(), workspace, &ContactRef::Id(id)).await
+});
 
 /// Takes the gate, and so comes before all other locks; makes sure that the custom fields of a change are there until the
 /// commit.
@@ -323,7 +266,7 @@ async fn hold_fields(tx: &Tx, workspace: WorkspaceId, patch: &Patch) -> Result<(
 }
 
 /// Changes a locked contact; one that is as it should be already stays untouched.
-async fn change(
+async fn update(
     tx: &Tx,
     workspace: WorkspaceId,
     mut contact: Contact,
@@ -352,23 +295,56 @@ struct Upsert {
 }
 
 /// What an upsert did.
-#[derive(Serialize, Deserialize)]
 struct Upserted {
+    contact: Contact,
+    created: bool,
+    assigned: Option<Assigned>,
+}
+
+impl Upserted {
+    fn into_pb(self) -> pb::UpsertContactResponse {
+        let (assignments, triggers) = self.assigned.as_ref().map(tagging::assigned_to_pb).unwrap_or_default();
+        pb::UpsertContactResponse {
+            contact: Some(to_pb(&self.contact)),
+            created: self.created,
+            assignments,
+            triggers,
+            removed_tag_ids: self.assigned.map(|assigned| texts(&assigned.removed)).unwrap_or_default(),
+        }
+    }
+}
+
+impl Answer for Upserted {
+    fn remembered(&self) -> Result<String> {
+        let remembered =
+            RememberedUpsert { contact_id: self.contact.id, created: self.created, assigned: self.assigned.clone() };
+        serde_json::to_string(&remembered).map_err(Error::internal)
+    }
+
+    async fn reload(tx: &Tx, workspace: Option<WorkspaceId>, remembered: &str) -> Result<Self> {
+        let RememberedUpsert { contact_id, created, assigned } =
+            serde_json::from_str(remembered).map_err(Error::internal)?;
+        Ok(Self { contact: Contact::reload(tx, workspace, &contact_id.to_string()).await?, created, assigned })
+    }
+}
+
+/// An upsert without the contact's data.
+#[derive(Serialize, Deserialize)]
+struct RememberedUpsert {
     contact_id: ContactId,
     created: bool,
     assigned: Option<Assigned>,
 }
 
 impl Upsert {
-    async fn run(&self, tx: &Tx) -> Result<(Contact, Upserted)> {
+    async fn run(&self, tx: &Tx) -> Result<Upserted> {
         hold_fields(tx, self.workspace, &self.patch).await?;
         let (contact, created) = match store::contact::lock(tx, self.workspace, &self.which).await? {
-            Some(contact) => (change(tx, self.workspace, contact, &self.patch, &self.origin).await?, false),
+            Some(contact) => (update(tx, self.workspace, contact, &self.patch, &self.origin).await?, false),
             None => (self.create(tx).await?, true),
         };
         let assigned = self.tag(tx, contact.id).await?;
-        let upserted = Upserted { contact_id: contact.id, created, assigned };
-        Ok((contact, upserted))
+        Ok(Upserted { contact, created, assigned })
     }
 
     async fn create(&self, tx: &Tx) -> Result<Contact> {
@@ -401,16 +377,6 @@ impl Upsert {
     }
 }
 
-/// Reads which contact is meant, by id or by e-mail; that exactly one is given is the proto's rule.
-pub(super) fn read_contact_ref(contact_id: &str, email: &str, violations: &mut Violations) -> Option<ContactRef> {
-    let id = violations.optional_id("contact_id", contact_id).map(ContactRef::Id);
-    if email.is_empty() {
-        return id;
-    }
-    let email = violations.take("email", "EMAIL", Email::parse(email)).map(ContactRef::Email);
-    id.or(email)
-}
-
 fn parse_filter(filter: &pb::list_contacts_request::Filter, violations: &mut Violations) -> ContactFilter {
     refuse_nul("filter.email_prefix", &filter.email_prefix, violations);
     ContactFilter {
@@ -418,7 +384,7 @@ fn parse_filter(filter: &pb::list_contacts_request::Filter, violations: &mut Vio
         statuses: filter.statuses.iter().filter_map(|status| status_of(*status)).collect(),
         email_prefix: filter.email_prefix.to_lowercase(),
         external_ids: Vec::new(),
-        created_after: parse_time("filter.created_after", filter.created_after, violations),
-        created_before: parse_time("filter.created_before", filter.created_before, violations),
+        created_after: parse_time("filter.create_start_time", filter.create_start_time, violations),
+        created_before: parse_time("filter.create_end_time", filter.create_end_time, violations),
     }
 }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::read_contact_ref;
 use crate::automation::{Assigned, AssignedTag, Assignment, Origin, refuse_other_kind, unassign};
 use crate::domain::tag::TagKind;
 use crate::error::{Error, Result, Violations};
@@ -10,6 +9,7 @@ use crate::ids::{ContactId, TagId, WorkspaceId};
 use crate::pb;
 use crate::pb::batch_tag_contacts_response::Result as ItemResult;
 use crate::pb::batch_tag_contacts_response::result::Result as ItemAnswer;
+use crate::rpc::contact_name::NamesContact;
 use crate::rpc::convert::{texts, timestamp};
 use crate::rpc::trigger::decisions_to_pb;
 use crate::store::contact::ContactRef;
@@ -17,11 +17,11 @@ use crate::store::{self, Tx};
 
 /// Reads whom to tag with what.
 pub(super) fn read(
-    request: &pb::TagContactRequest,
+    mut request: pb::TagContactRequest,
     (workspace_id, origin): (WorkspaceId, &Origin),
     violations: &mut Violations,
 ) -> Option<Assignment> {
-    let contact = read_contact_ref(&request.contact_id, &request.email, violations);
+    let contact = request.take_contact().and_then(|name| name.parse(violations));
     let tag_ids = violations.ids("tag_ids", &request.tag_ids);
     let (contact, origin) = (contact?, origin.clone());
     Some(Assignment { workspace_id, contact, tag_ids, kind: TagKind::Manual, origin })

@@ -13,20 +13,6 @@ use crate::rpc::call::etag_of;
 use crate::rpc::convert::{code, refuse_nul, texts, timestamp};
 use crate::store::tag::TagUser;
 
-/// The tag with the named fields replaced by those given.
-pub(super) fn merge(mut tag: pb::Tag, given: &pb::Tag, paths: &[String]) -> pb::Tag {
-    for path in paths {
-        match path.as_str() {
-            "name" => tag.name.clone_from(&given.name),
-            "description" => tag.description.clone_from(&given.description),
-            "effects" => tag.effects.clone_from(&given.effects),
-            "rule" => tag.rule.clone_from(&given.rule),
-            _ => {}
-        }
-    }
-    tag
-}
-
 /// Checks a whole tag, new or merged.
 pub(super) fn parse(tag: &pb::Tag, id: TagId, updated: Micros, version: i64) -> Result<Tag> {
     let mut violations = Violations::default();

@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::automation::{self, Origin, Trigger, TriggerDecision};
-use crate::domain::contact::Email;
 use crate::domain::delivery::{Attempt, Delivery, Source};
-use crate::error::{Error, Result, Violations};
-use crate::ids::{ContactId, DeliveryId, WebhookEventId, WebhookId, WorkspaceId};
+use crate::error::{Error, Result};
+use crate::ids::{DeliveryId, WebhookEventId, WebhookId, WorkspaceId};
 use crate::pb;
 use crate::rpc::Services;
 use crate::rpc::call::Call;
 use crate::rpc::delivery::{attempt_to_pb, to_pb};
+use crate::rpc::write::Decided;
 use crate::store::contact::ContactRef;
 use crate::store::{self, Store, Tx};
 
@@ -40,23 +40,20 @@ pub(super) async fn test(
     services: &Services,
     mut call: Call<pb::TestWebhookRequest>,
 ) -> Result<pb::TestWebhookResponse> {
-    let key = call.request_key();
+    let contact = call.contact();
     let request = std::mem::take(&mut call.message);
     let webhook = call.id("id", &request.id);
-    let contact = call.id("contact_id", &request.contact_id).map(ContactRef::Id);
     let event = call.violations.optional_id("webhook_event_id", &request.webhook_event_id);
     let (webhook, contact) = call.finish_with(webhook.zip(contact))?;
     let workspace = call.workspace()?;
-    let wish =
-        Wish { workspace, webhook, contact, source: Source::Test, only: Some(event), traceparent: call.traceparent };
-    let wish = &wish;
+    let traceparent = call.traceparent.clone();
+    let wish = &Wish { workspace, webhook, contact, source: Source::Test, only: Some(event), traceparent };
     let make = |tx: Tx| async move {
         let decision = wish.fire(&tx).await?;
-        let id = decision.delivery_ids.first().copied().ok_or_else(|| Error::internal("a test without a delivery"))?;
-        Ok((id, id.to_string()))
+        let id = decision.delivery_ids.first().copied();
+        id.map(Decided).ok_or_else(|| Error::internal("a test without a delivery"))
     };
-    let again = |_, answer: String| async move { answer.parse().map_err(Error::internal) };
-    let id = services.store.write_once("test_webhook", key.as_ref(), make, again).await?;
+    let Decided(id): Decided<DeliveryId> = call.write(&services.store, make).await?;
     let (delivery, attempt) = result_of(&services.store, workspace, id).await?;
     Ok(pb::TestWebhookResponse {
         attempt: attempt.map(|attempt| attempt_to_pb(id, attempt)),
@@ -66,21 +63,14 @@ pub(super) async fn test(
 
 /// Fires a webhook for a contact, whatever the cooldown says.
 pub(super) async fn trigger(services: &Services, mut call: Call<pb::TriggerWebhookRequest>) -> Result<TriggerDecision> {
-    let key = call.request_key();
-    let request = std::mem::take(&mut call.message);
-    let webhook = call.id("id", &request.id);
-    let contact = parse_contact(&request, &mut call.violations);
+    let (webhook, contact) = (call.id("id", &call.message.id.clone()), call.contact());
     let (webhook, contact) = call.finish_with(webhook.zip(contact))?;
     let workspace = call.workspace()?;
-    let wish = Wish { workspace, webhook, contact, source: Source::Api, only: None, traceparent: call.traceparent };
-    let wish = &wish;
-    let make = |tx: Tx| async move {
-        let decision = wish.fire(&tx).await?;
-        let answer = serde_json::to_string(&decision).map_err(Error::internal)?;
-        Ok((decision, answer))
-    };
-    let again = |_, answer: String| async move { serde_json::from_str(&answer).map_err(Error::internal) };
-    services.store.write_once("trigger_webhook", key.as_ref(), make, again).await
+    let traceparent = call.traceparent.clone();
+    let wish = &Wish { workspace, webhook, contact, source: Source::Api, only: None, traceparent };
+    let Decided(decision) =
+        call.write(&services.store, |tx: Tx| async move { wish.fire(&tx).await.map(Decided) }).await?;
+    Ok(decision)
 }
 
 impl Wish {
@@ -108,15 +98,6 @@ impl Wish {
         let decision = automation::trigger(tx, &[trigger]).await?.pop();
         decision.ok_or_else(|| Error::internal("a trigger without a decision"))
     }
-}
-
-/// By id or by address; the proto's rules say that exactly one is there.
-fn parse_contact(request: &pb::TriggerWebhookRequest, violations: &mut Violations) -> Option<ContactRef> {
-    if request.email.is_empty() {
-        let id: Option<ContactId> = violations.optional_id("contact_id", &request.contact_id);
-        return id.map(ContactRef::Id);
-    }
-    violations.take("email", "EMAIL", Email::parse(&request.email)).map(ContactRef::Email)
 }
 
 /// Waits until a test is final. It has no attempt if somebody ended it before one was made.

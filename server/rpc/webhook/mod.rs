@@ -12,14 +12,15 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::call::{Call, check_etag};
 use super::convert::{code, refuse_nul};
-use super::mask;
+use super::mask::Update;
 use super::page::Page;
 use super::trigger::decision_to_pb;
+use super::write::answer_by_id;
 use crate::domain::delivery::{Reason, State};
 use crate::domain::outcome::Kind;
 use crate::domain::time::Micros;
 use crate::domain::webhook::{Definition, Webhook, WebhookState};
-use crate::error::{Error, Result, Violations};
+use crate::error::{Result, Violations};
 use crate::ids::{TypedId, WebhookId, WorkspaceId};
 use crate::pb;
 use crate::store::delivery::end::Which;
@@ -29,33 +30,13 @@ use convert::{secret_to_pb, to_pb};
 use parse::{Surroundings, parse};
 use secret::{Rotation, schemes, sign_by};
 
-/// The fields that an update can name.
-const UPDATABLE: [&str; 15] = [
-    "name",
-    "url",
-    "activation_tag_ids",
-    "on_contact_deleted",
-    "only_when_newly_assigned",
-    "cooldown",
-    "cooldown_policy",
-    "events",
-    "headers",
-    "timeout",
-    "retry_policy",
-    "signature_schemes",
-    "max_concurrency",
-    "rate_limit",
-    "ordered",
-];
-
 #[tonic::async_trait]
 impl pb::webhook_service_server::WebhookService for Services {
     async fn create_webhook(
         &self,
         request: Request<pb::CreateWebhookRequest>,
     ) -> Result<Response<pb::Webhook>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
+        let mut call = Call::open_write(request)?;
         let workspace = call.workspace()?;
         if call.message.webhook.is_none() {
             call.finish()?;
@@ -69,17 +50,15 @@ impl pb::webhook_service_server::WebhookService for Services {
             let mut webhook = new_webhook(tx.now(), workspace, id, draft.name.clone(), definition);
             sign_by(&mut webhook, &schemes(draft), tx.now(), tx.store().entropy())?;
             store::webhook::insert(&tx, &webhook).await?;
-            Ok((webhook, id.to_string()))
+            Ok(webhook)
         };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let webhook = self.store.write_once("create_webhook", key.as_ref(), make, again).await?;
+        let webhook = call.write(&self.store, make).await?;
         Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
     async fn get_webhook(&self, request: Request<pb::GetWebhookRequest>) -> Result<Response<pb::Webhook>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let id = call.only_id(|request| &request.id)?;
         let webhook = store::webhook::get(self.store.read(), &self.store, call.workspace()?, id).await?;
         Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
@@ -112,59 +91,33 @@ impl pb::webhook_service_server::WebhookService for Services {
         &self,
         request: Request<pb::UpdateWebhookRequest>,
     ) -> Result<Response<pb::Webhook>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let given = call.message.webhook.take().unwrap_or_default();
-        let id = call.id("webhook.id", &given.id);
-        let update_mask = call.message.update_mask.take();
-        let is_set = |path: &str| is_set(&given, path);
-        let paths = mask::paths(update_mask.as_ref(), &UPDATABLE, is_set, |_| false, &mut call.violations);
-        let id = call.finish_with(id)?;
-        let workspace = call.workspace()?;
-        let (given, paths) = (&given, &paths);
-        let make = |tx: Tx| async move {
-            tx.gate_exclusive().await?;
-            let current = store::webhook::get(tx.db(), tx.store(), workspace, id).await?;
-            check_etag("webhook", &given.etag, current.version)?;
-            let merged = merge(to_pb(&current, tx.now()), given, paths);
-            let mut violations = Violations::default();
-            violations.check_rules("webhook", &merged)?;
-            let definition = self.parse(&tx, workspace, &merged, Some(&current.definition), violations).await?;
-            end_removed_events(&tx, &current, &definition).await?;
-            let mut webhook = Webhook { definition, version: current.version + 1, updated: tx.now(), ..current };
-            sign_by(&mut webhook, &schemes(&merged), tx.now(), tx.store().entropy())?;
-            webhook.name = merged.name;
-            store::webhook::update(&tx, &webhook).await?;
-            Ok((webhook, id.to_string()))
-        };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let webhook = self.store.write_once("update_webhook", key.as_ref(), make, again).await?;
+        let mut call = Call::open_write(request)?;
+        let (webhook, mask) = (call.message.webhook.take(), call.message.update_mask.take());
+        let change = Update::read(webhook, mask, &mut call.violations)?;
+        let id = call.id("webhook.id", &change.given.id);
+        let (id, workspace) = (call.finish_with(id)?, call.workspace()?);
+        let change = &change;
+        let make = |tx: Tx| async move { self.update(&tx, workspace, id, change).await };
+        let webhook = call.write(&self.store, make).await?;
         Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
-    async fn delete_webhook(&self, request: Request<pb::DeleteWebhookRequest>) -> Result<Response<()>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+    async fn delete_webhook(
+        &self,
+        request: Request<pb::DeleteWebhookRequest>,
+    ) -> Result<Response<pb::DeleteWebhookResponse>, Status> {
+        let mut call = Call::open_write(request)?;
+        let id = call.only_id(|request| &request.id)?;
         let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
-        let make = |tx: Tx| async move {
-            delete(&tx, workspace, id, etag).await?;
-            Ok(((), String::new()))
-        };
-        self.store.write_once("delete_webhook", key.as_ref(), make, |_, _| async { Ok(()) }).await?;
-        Ok(Response::new(()))
+        call.write(&self.store, |tx| async move { delete(&tx, workspace, id, etag).await }).await?;
+        Ok(Response::new(pb::DeleteWebhookResponse {}))
     }
 
     async fn pause_webhook(&self, request: Request<pb::PauseWebhookRequest>) -> Result<Response<pb::Webhook>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let mut call = Call::open_write(request)?;
+        let id = call.only_id(|request| &request.id)?;
         let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
-        let make = |tx: Tx| async move { Ok((pause(&tx, workspace, id, etag).await?, id.to_string())) };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let webhook = self.store.write_once("pause_webhook", key.as_ref(), make, again).await?;
+        let webhook = call.write(&self.store, |tx| async move { pause(&tx, workspace, id, etag).await }).await?;
         Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
@@ -172,14 +125,10 @@ impl pb::webhook_service_server::WebhookService for Services {
         &self,
         request: Request<pb::ResumeWebhookRequest>,
     ) -> Result<Response<pb::Webhook>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let mut call = Call::open_write(request)?;
+        let id = call.only_id(|request| &request.id)?;
         let (workspace, etag) = (call.workspace()?, call.message.etag.as_str());
-        let make = |tx: Tx| async move { Ok((resume(&tx, workspace, id, etag).await?, id.to_string())) };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let webhook = self.store.write_once("resume_webhook", key.as_ref(), make, again).await?;
+        let webhook = call.write(&self.store, |tx| async move { resume(&tx, workspace, id, etag).await }).await?;
         Ok(Response::new(to_pb(&webhook, self.store.clock().now())))
     }
 
@@ -195,14 +144,14 @@ impl pb::webhook_service_server::WebhookService for Services {
         &self,
         request: Request<pb::TestWebhookRequest>,
     ) -> Result<Response<pb::TestWebhookResponse>, Status> {
-        Ok(Response::new(fire::test(self, Call::open(request)?).await?))
+        Ok(Response::new(fire::test(self, Call::open_write(request)?).await?))
     }
 
     async fn trigger_webhook(
         &self,
         request: Request<pb::TriggerWebhookRequest>,
     ) -> Result<Response<pb::TriggerWebhookResponse>, Status> {
-        let decision = fire::trigger(self, Call::open(request)?).await?;
+        let decision = fire::trigger(self, Call::open_write(request)?).await?;
         Ok(Response::new(pb::TriggerWebhookResponse { trigger: Some(decision_to_pb(&decision)) }))
     }
 
@@ -211,8 +160,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         request: Request<pb::GetWebhookSecretRequest>,
     ) -> Result<Response<pb::WebhookSecret>, Status> {
         let mut call = Call::open(request)?;
-        let id = call.id("id", &call.message.id.clone());
-        let id = call.finish_with(id)?;
+        let id = call.only_id(|request| &request.id)?;
         let webhook = store::webhook::get(self.store.read(), &self.store, call.workspace()?, id).await?;
         Ok(Response::new(secret_to_pb(&webhook, self.store.clock().now())))
     }
@@ -221,18 +169,41 @@ impl pb::webhook_service_server::WebhookService for Services {
         &self,
         request: Request<pb::RotateWebhookSecretRequest>,
     ) -> Result<Response<pb::WebhookSecret>, Status> {
-        let mut call = Call::open(request)?;
-        let key = call.request_key();
-        let workspace = call.workspace()?;
+        let mut call = Call::open_write(request)?;
         let rotation = &Rotation::parse(&mut call)?;
-        let make = |tx: Tx| async move { Ok((rotation.make(&tx).await?, rotation.webhook_id().to_string())) };
-        let again = |tx, answer| again(tx, workspace, answer);
-        let webhook = self.store.write_once("rotate_webhook_secret", key.as_ref(), make, again).await?;
+        let webhook = call.write(&self.store, |tx| async move { rotation.make(&tx).await }).await?;
         Ok(Response::new(secret_to_pb(&webhook, self.store.clock().now())))
     }
 }
 
 impl Services {
+    async fn update(
+        &self,
+        tx: &Tx,
+        workspace: WorkspaceId,
+        id: WebhookId,
+        change: &Update<pb::Webhook>,
+    ) -> Result<Webhook> {
+        tx.gate_exclusive().await?;
+        let present = store::webhook::get(tx.db(), tx.store(), workspace, id).await?;
+        check_etag("webhook", &change.given.etag, present.version)?;
+        let merged = change.merge(&to_pb(&present, tx.now()))?;
+        let mut violations = Violations::default();
+        violations.check_rules("webhook", &merged)?;
+        let definition = self.parse(tx, workspace, &merged, Some(&present.definition), violations).await?;
+        let schemes = schemes(&merged);
+        let is_same = merged.name == present.name && definition == present.definition;
+        if is_same && schemes == present.signature_schemes() {
+            return Ok(present);
+        }
+        end_removed_events(tx, &present, &definition).await?;
+        let (name, version, updated) = (merged.name, present.version + 1, tx.now());
+        let mut webhook = Webhook { name, definition, version, updated, ..present };
+        sign_by(&mut webhook, &schemes, tx.now(), tx.store().entropy())?;
+        store::webhook::update(tx, &webhook).await?;
+        Ok(webhook)
+    }
+
     /// Parses a whole webhook against the workspace as the transaction sees it.
     async fn parse(
         &self,
@@ -254,11 +225,7 @@ impl Services {
     }
 }
 
-/// The answer to a request that created or changed a webhook before: the webhook as it is now.
-async fn again(tx: Tx, workspace: WorkspaceId, answer: String) -> Result<Webhook> {
-    let id = answer.parse().map_err(Error::internal)?;
-    store::webhook::get(tx.db(), tx.store(), workspace, id).await
-}
+answer_by_id!(Webhook, |tx, workspace, id| store::webhook::get(tx.db(), tx.store(), workspace, id));
 
 /// A webhook that is signed by nothing yet.
 fn new_webhook(now: Micros, workspace: WorkspaceId, id: WebhookId, name: String, definition: Definition) -> Webhook {
@@ -276,52 +243,6 @@ fn new_webhook(now: Micros, workspace: WorkspaceId, id: WebhookId, name: String,
         created: now,
         updated: now,
     }
-}
-
-/// Whether an update without a mask changes the field: those that the caller has set.
-fn is_set(webhook: &pb::Webhook, path: &str) -> bool {
-    match path {
-        "name" => !webhook.name.is_empty(),
-        "url" => !webhook.url.is_empty(),
-        "activation_tag_ids" => !webhook.activation_tag_ids.is_empty(),
-        "on_contact_deleted" => webhook.on_contact_deleted,
-        "only_when_newly_assigned" => webhook.only_when_newly_assigned,
-        "cooldown" => webhook.cooldown.is_some(),
-        "cooldown_policy" => webhook.cooldown_policy != 0,
-        "events" => !webhook.events.is_empty(),
-        "headers" => !webhook.headers.is_empty(),
-        "timeout" => webhook.timeout.is_some(),
-        "signature_schemes" => !webhook.signature_schemes.is_empty(),
-        "max_concurrency" => webhook.max_concurrency != 0,
-        "rate_limit" => webhook.rate_limit != 0.0,
-        "ordered" => webhook.ordered,
-        _ => webhook.retry_policy.is_some(),
-    }
-}
-
-/// The webhook with the named fields replaced by those given.
-fn merge(mut webhook: pb::Webhook, given: &pb::Webhook, paths: &[String]) -> pb::Webhook {
-    for path in paths {
-        match path.as_str() {
-            "name" => webhook.name.clone_from(&given.name),
-            "url" => webhook.url.clone_from(&given.url),
-            "activation_tag_ids" => webhook.activation_tag_ids.clone_from(&given.activation_tag_ids),
-            "on_contact_deleted" => webhook.on_contact_deleted = given.on_contact_deleted,
-            "only_when_newly_assigned" => webhook.only_when_newly_assigned = given.only_when_newly_assigned,
-            "cooldown" => webhook.cooldown = given.cooldown,
-            "cooldown_policy" => webhook.cooldown_policy = given.cooldown_policy,
-            "events" => webhook.events.clone_from(&given.events),
-            "headers" => webhook.headers.clone_from(&given.headers),
-            "timeout" => webhook.timeout = given.timeout,
-            "retry_policy" => webhook.retry_policy.clone_from(&given.retry_policy),
-            "signature_schemes" => webhook.signature_schemes.clone_from(&given.signature_schemes),
-            "max_concurrency" => webhook.max_concurrency = given.max_concurrency,
-            "rate_limit" => webhook.rate_limit = given.rate_limit,
-            "ordered" => webhook.ordered = given.ordered,
-            _ => {}
-        }
-    }
-    webhook
 }
 
 /// Ends the deliveries of the webhook events that the new definition doesn't have.
@@ -384,39 +305,4 @@ async fn set_state(tx: &Tx, mut webhook: Webhook, state: WebhookState, kind: Kin
     store::webhook::update(tx, &webhook).await?;
     store::webhook::report_state(tx, webhook.workspace_id, webhook.id, kind, Reason::None);
     Ok(webhook)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A field that could be named but not merged, or merged without being named, would be lost.
-    #[test]
-    fn every_updatable_field_is_merged_and_told_when_set() {
-        let given = pb::Webhook {
-            name: "New".to_owned(),
-            url: "https://new.example/".to_owned(),
-            activation_tag_ids: vec!["tag_1".to_owned()],
-            on_contact_deleted: true,
-            only_when_newly_assigned: true,
-            cooldown: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
-            cooldown_policy: pb::webhook::CooldownPolicy::Defer.into(),
-            events: vec![pb::WebhookEvent::default()],
-            headers: vec![pb::webhook::Header::default()],
-            timeout: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
-            retry_policy: Some(pb::RetryPolicy::default()),
-            signature_schemes: vec![pb::SignatureScheme::V1a.into()],
-            max_concurrency: 7,
-            rate_limit: 0.5,
-            ordered: true,
-            ..pb::Webhook::default()
-        };
-        for path in UPDATABLE {
-            assert!(is_set(&given, path) && !is_set(&pb::Webhook::default(), path), "{path}");
-            let merged = merge(pb::Webhook::default(), &given, &[path.to_owned()]);
-            assert!(UPDATABLE.iter().all(|other| is_set(&merged, other) == (*other == path)), "{path}");
-        }
-        let paths = UPDATABLE.map(str::to_owned);
-        assert_eq!(merge(pb::Webhook::default(), &given, &paths), given);
-    }
 }

@@ -18,6 +18,7 @@ use crate::domain::webhook::Webhook;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, TypedId, WebhookId, WorkspaceId};
 use crate::pb;
+use crate::pb::preview_webhook_request::Target;
 use crate::rpc::Services;
 use crate::rpc::call::Call;
 use crate::store;
@@ -28,8 +29,12 @@ pub(super) async fn preview(
     services: &Services,
     mut call: Call<pb::PreviewWebhookRequest>,
 ) -> Result<Vec<pb::RenderedRequest>> {
-    let pb::PreviewWebhookRequest { id, webhook: draft, contact_id, tag_id } = std::mem::take(&mut call.message);
-    let id: Option<WebhookId> = call.violations.optional_id("id", &id);
+    let pb::PreviewWebhookRequest { target, contact_id, tag_id } = std::mem::take(&mut call.message);
+    let (id, draft) = match target {
+        Some(Target::Id(id)) => (call.id::<WebhookId>("id", &id), None),
+        Some(Target::Webhook(draft)) => (None, Some(draft)),
+        None => (None, None),
+    };
     let contact: Option<ContactId> = call.violations.optional_id("contact_id", &contact_id);
     let tag: Option<TagId> = call.violations.optional_id("tag_id", &tag_id);
     let workspace = call.workspace()?;

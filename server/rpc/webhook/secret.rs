@@ -48,11 +48,6 @@ impl Rotation {
         Ok(Self { workspace: call.workspace()?, id, etag: request.etag, scheme, secret, overlap })
     }
 
-    /// Its webhook.
-    pub(super) const fn webhook_id(&self) -> WebhookId {
-        self.id
-    }
-
     /// Gives the webhook its new secret.
     pub(super) async fn make(&self, tx: &Tx) -> Result<Webhook> {
         tx.gate_exclusive().await?;

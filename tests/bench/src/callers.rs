@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use taghook_client::contact::by_email;
 use taghook_client::v1::{ErrorReason, TagContactRequest};
 use taghook_client::{Client, Error};
 use tokio::task::JoinSet;
@@ -143,7 +144,7 @@ impl Load {
 
     async fn tag(&self, caller: usize, contact: usize) -> Result<(), Failure> {
         let request = TagContactRequest {
-            email: format!("bench-{contact}@example.com"),
+            contact: by_email(format!("bench-{contact}@example.com")),
             tag_ids: vec![self.calls.tag_id.clone()],
             request_id: format!("crash-{contact}"),
             ..Default::default()

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use taghook_client::contact::by_email;
 use taghook_client::v1::{self, Webhook};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -125,7 +126,8 @@ impl<'a> Side<'a> {
         add_webhook(&client, limited).await?;
         // One delivery of each; the others are copied from it.
         let email = PATTERN.to_owned();
-        let request = v1::TagContactRequest { email, tag_ids: vec![tag_id.clone()], ..Default::default() };
+        let request =
+            v1::TagContactRequest { contact: by_email(email), tag_ids: vec![tag_id.clone()], ..Default::default() };
         client.contacts().tag_contact(request).await?;
         scene.server.kill_at_once().await?;
 

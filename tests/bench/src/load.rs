@@ -8,6 +8,7 @@ use std::time::Duration;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use taghook_client::Client;
+use taghook_client::contact::by_email;
 use taghook_client::v1::batch_record_events_response::Result as Recorded;
 use taghook_client::v1::batch_record_events_response::result::Result as RecordedItem;
 use taghook_client::v1::batch_tag_contacts_response::Result as Tagged;
@@ -166,7 +167,7 @@ impl Load {
 
     fn request(&self, contact: usize) -> TagContactRequest {
         TagContactRequest {
-            email: format!("bench-{contact}@example.com"),
+            contact: by_email(format!("bench-{contact}@example.com")),
             tag_ids: vec![self.tag_id.clone()],
             request_id: if self.with_request_id { format!("bench-request-{contact:016}") } else { String::new() },
             ..Default::default()
@@ -179,7 +180,7 @@ fn event(contact: usize) -> RecordEventRequest {
     let amount = Value { kind: Some(Kind::NumberValue(49.9)) };
     let fields = [("amount".to_owned(), amount)].into();
     RecordEventRequest {
-        email: format!("bench-{contact}@example.com"),
+        contact: by_email(format!("bench-{contact}@example.com")),
         event: Some(Event {
             r#type: "payment.bought".into(),
             attributes: Some(Struct { fields }),

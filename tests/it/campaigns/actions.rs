@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::campaign::Reentry;
 use taghook_client::v1::delivery::Source;
 use taghook_client::v1::enrollment::State;
-use taghook_client::v1::field::Type;
+use taghook_client::v1::field::ValueType;
 use taghook_client::v1::list_events_request::Filter;
 use taghook_client::v1::smart_rule::AttributeMatch;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
@@ -20,12 +21,12 @@ use super::{
     activate, ask, assign, call, campaign, create, draft, ended, enroll, enrollments, exit, go_to, node, pause, remove,
     rows, set, stands_at, start, stop, wait, wait_until,
 };
-use crate::support::{Database, FromDatabase, Hand, Receiver, Taghook, both, check_error, seconds, within};
+use crate::support::{Database, FromDatabase, Hand, Receiver, Taghook, both, check_error, mask, seconds, within};
 
 /// What a contact's timeline has of types that start so.
 async fn told(t: &Taghook, contact: &Contact, prefix: &str) -> Vec<Event> {
     let filter = Filter { type_prefix: prefix.into(), ..Default::default() };
-    let request = ListEventsRequest { contact_id: contact.id.clone(), filter: Some(filter), ..Default::default() };
+    let request = ListEventsRequest { contact: by_id(&contact.id), filter: Some(filter), ..Default::default() };
     t.client.events().list_events(request).await.expect("a timeline").into_inner().events
 }
 
@@ -169,7 +170,9 @@ both! {
         assert_eq!((held.node.as_str(), held.due_time), ("wait", way.due_time));
         let mut edited = draft("c", Some(&begin), nodes(&new));
         edited.id.clone_from(&campaign.id);
-        let request = taghook_client::v1::UpdateCampaignRequest { campaign: Some(edited), ..Default::default() };
+        let update_mask = mask(&["nodes"]);
+        let request =
+            taghook_client::v1::UpdateCampaignRequest { campaign: Some(edited), update_mask, ..Default::default() };
         t.client.campaigns().update_campaign(request).await.unwrap();
         activate(&t, &campaign).await;
         assert_eq!(ended(&t, &campaign).await[0].state(), State::Finished);
@@ -228,7 +231,7 @@ both! {
         assert_eq!((again.newly_enrolled, again.enrollment.unwrap().state()), (false, State::Finished));
 
         let request =
-            ExitContactRequest { id: waits.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+            ExitContactRequest { campaign_id: waits.id.clone(), contact: by_id(&contact.id), ..Default::default() };
         let exited = t.client.campaigns().exit_contact(request.clone()).await.unwrap().into_inner();
         assert_eq!(exited.state(), State::Exited);
         check_error(t.client.campaigns().exit_contact(request).await, Code::NotFound, ErrorReason::NotFound);
@@ -276,7 +279,7 @@ both! {
         let long = "x".repeat(65_000);
         let keys: Vec<_> = (0..9).map(|index| format!("notes_{index}")).collect();
         for key in &keys {
-            t.custom_field(key, Type::Paragraph).await;
+            t.custom_field(key, ValueType::Paragraph).await;
         }
         let values: Vec<_> = keys[..8].iter().map(|key| (key.as_str(), long.as_str())).collect();
         let contact = t.contact_with("ada@example.com", &values).await;

@@ -1,6 +1,7 @@
 //! How campaigns are written, checked and shown.
 
 use taghook_client::Code;
+use taghook_client::contact::by_id;
 use taghook_client::v1::campaign::{Reentry, State};
 use taghook_client::v1::campaign_node::{Action, Webhook};
 use taghook_client::v1::tag_usage::User;
@@ -12,10 +13,10 @@ use taghook_client::v1::{
 use super::{
     activate, ask, assign, create, draft, enroll, exit, go_to, node, pause, set, stands_at, start, wait, wait_until,
 };
-use crate::support::{Receiver, Taghook, both, check_error, check_invalid};
+use crate::support::{Receiver, Taghook, both, check_error, check_invalid, mask};
 
-fn update(campaign: Campaign) -> UpdateCampaignRequest {
-    UpdateCampaignRequest { campaign: Some(campaign), ..Default::default() }
+fn update(campaign: Campaign, paths: &[&str]) -> UpdateCampaignRequest {
+    UpdateCampaignRequest { campaign: Some(campaign), update_mask: mask(paths), ..Default::default() }
 }
 
 both! {
@@ -70,15 +71,15 @@ both! {
         let nodes = vec![node("wait", "exit", wait(1)), exit()];
         let changed = Campaign { id: campaign.id.clone(), nodes, ..Default::default() };
         let mut campaigns = t.client.campaigns();
-        let refused = campaigns.update_campaign(update(changed.clone())).await;
+        let refused = campaigns.update_campaign(update(changed.clone(), &["nodes"])).await;
         check_error(refused, Code::FailedPrecondition, ErrorReason::WrongState);
         let renamed = Campaign { id: campaign.id.clone(), name: "renamed".into(), ..Default::default() };
-        campaigns.update_campaign(update(renamed)).await.unwrap();
+        campaigns.update_campaign(update(renamed, &["name"])).await.unwrap();
         let paused = pause(&t, &campaign).await;
         let stale = Campaign { etag: campaign.etag, ..changed.clone() };
-        check_error(campaigns.update_campaign(update(stale)).await, Code::Aborted, ErrorReason::EtagMismatch);
+        check_error(campaigns.update_campaign(update(stale, &["nodes"])).await, Code::Aborted, ErrorReason::EtagMismatch);
         let fresh = Campaign { etag: paused.etag, ..changed };
-        let updated = campaigns.update_campaign(update(fresh)).await.unwrap().into_inner();
+        let updated = campaigns.update_campaign(update(fresh, &["nodes"])).await.unwrap().into_inner();
         assert_eq!((updated.nodes.len(), updated.name.as_str(), updated.state()), (2, "renamed", State::Paused));
     }
 
@@ -103,8 +104,8 @@ both! {
             let request = ActivateCampaignRequest { id: campaign.id.clone(), ..Default::default() };
             check_invalid(t.client.campaigns().activate_campaign(request).await, &[field]);
             let request = taghook_client::v1::EnrollContactRequest {
-                id: campaign.id,
-                contact_id: contact.id.clone(),
+                campaign_id: campaign.id,
+                contact: by_id(&contact.id),
                 ..Default::default()
             };
             let refused = t.client.campaigns().enroll_contact(request).await;

@@ -6,6 +6,7 @@ mod definitions;
 
 use prost_types::Duration;
 use sea_orm::{ConnectionTrait, Statement};
+use taghook_client::contact::by_id;
 use taghook_client::v1::campaign_node::wait::Until;
 use taghook_client::v1::campaign_node::{
     Action, Decision, Exit, GoTo, OtherCampaign, SetField, Tags, Wait, Webhook as CallWebhook,
@@ -95,7 +96,7 @@ async fn campaign(api: &Api, name: &str, tag: Option<&Tag>, nodes: Vec<CampaignN
 
 async fn enroll(api: &Api, campaign: &Campaign, contact: &Contact) -> EnrollContactResponse {
     let request =
-        EnrollContactRequest { id: campaign.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+        EnrollContactRequest { campaign_id: campaign.id.clone(), contact: by_id(&contact.id), ..Default::default() };
     api.client.campaigns().enroll_contact(request).await.expect("an enrollment").into_inner()
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
 use taghook_client::Start;
+use taghook_client::contact::by_id;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::{self, OutcomeFilter, Webhook};
@@ -179,7 +180,7 @@ both! {
             .await;
         let contact = t.contact("ada@example.com").await;
         let one = v1::TagContactRequest {
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             tag_ids: vec![tag.id.clone()],
             ..Default::default()
         };

@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use prost_types::{FieldMask, Timestamp};
+use prost_types::Timestamp;
 use taghook_client::Code;
-use taghook_client::v1::field::Type;
+use taghook_client::contact::{by_email, by_id};
+use taghook_client::v1::field::ValueType;
 use taghook_client::v1::{self, ErrorReason, SmartLink, Tag};
 use tonic_types::StatusExt;
 
 use super::{check_leads, check_refused, click, refused, refused_for};
-use crate::support::{Database, Receiver, Taghook, both, dump};
-
-fn mask(paths: &[&str]) -> Option<FieldMask> {
-    Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
-}
+use crate::support::{Database, Receiver, Taghook, both, dump, mask};
 
 async fn update(t: &Taghook, link: SmartLink, paths: &[&str]) -> Result<SmartLink, tonic::Status> {
     let request = v1::UpdateSmartLinkRequest { smart_link: Some(link), update_mask: mask(paths), ..Default::default() };
@@ -21,7 +18,7 @@ async fn update(t: &Taghook, link: SmartLink, paths: &[&str]) -> Result<SmartLin
 }
 
 async fn create_score(t: &Taghook) -> v1::Field {
-    let field = v1::Field { key: "score".into(), r#type: Type::Integer.into(), ..Default::default() };
+    let field = v1::Field { key: "score".into(), value_type: ValueType::Integer.into(), ..Default::default() };
     let request = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
     t.client.fields().create_field(request).await.expect("a field").into_inner()
 }
@@ -65,7 +62,7 @@ both! {
         assert_eq!(t.tag_of(&link).await.name, "summer");
         refused(update(&t, given, &["name"]).await, Code::Aborted, ErrorReason::EtagMismatch);
         let given = SmartLink { id: link.id.clone(), target_url: "https://other.example/".into(), ..Default::default() };
-        let changed = update(&t, given, &[]).await.unwrap();
+        let changed = update(&t, given, &["target_url"]).await.unwrap();
         assert_eq!((changed.name.as_str(), changed.target_url.as_str()), ("summer", "https://other.example/"));
         assert_eq!(changed.short_url, link.short_url);
         check_leads(&click(&link.short_url).await, "https://other.example/");
@@ -111,7 +108,7 @@ both! {
         assert_eq!(error.metadata["resource"], "tag");
         let link = t.link("sale", "https://shop.example/").await;
         let given = SmartLink { id: link.id.clone(), name: "taken".into(), ..Default::default() };
-        refused(update(&t, given, &[]).await, Code::AlreadyExists, ErrorReason::AlreadyExists);
+        refused(update(&t, given, &["name"]).await, Code::AlreadyExists, ErrorReason::AlreadyExists);
         let request = v1::CreateTagRequest { tag: Some(Tag { name: "sale".into(), ..Default::default() }), ..Default::default() };
         refused(t.client.tags().create_tag(request).await, Code::AlreadyExists, ErrorReason::AlreadyExists);
         assert_eq!(t.link_now(&link).await.unwrap(), link, "a refused change changes nothing");
@@ -125,18 +122,18 @@ both! {
         let result = t.client.tags().create_tag(v1::CreateTagRequest { tag: Some(tag), ..Default::default() }).await;
         refused_for(result, "tag.kind");
         let renamed = Tag { id: link.tag_id.clone(), name: "x".into(), ..Default::default() };
-        let request = v1::UpdateTagRequest { tag: Some(renamed), ..Default::default() };
+        let request = v1::UpdateTagRequest { tag: Some(renamed), update_mask: mask(&["name"]), ..Default::default() };
         let error = refused(t.client.tags().update_tag(request).await, Code::FailedPrecondition, ErrorReason::WrongState);
         assert!(error.message.contains("SmartLinkService"), "{error:?}");
         let request = v1::DeleteTagRequest { id: link.tag_id.clone(), force: true, ..Default::default() };
         refused(t.client.tags().delete_tag(request).await, Code::FailedPrecondition, ErrorReason::WrongState);
         let contact = t.contact("ada@example.com").await;
         let tag_ids = vec![link.tag_id.clone()];
-        let request = v1::TagContactRequest { contact_id: contact.id.clone(), tag_ids: tag_ids.clone(), ..Default::default() };
+        let request = v1::TagContactRequest { contact: by_id(&contact.id), tag_ids: tag_ids.clone(), ..Default::default() };
         let result = t.client.contacts().tag_contact(request).await;
         refused(result, Code::FailedPrecondition, ErrorReason::TagNotAssignable);
         click(&t.tracked(&link, &contact).await).await;
-        let request = v1::UntagContactRequest { contact_id: contact.id.clone(), tag_ids, ..Default::default() };
+        let request = v1::UntagContactRequest { contact: by_id(&contact.id), tag_ids, ..Default::default() };
         let result = t.client.contacts().untag_contact(request).await;
         refused(result, Code::FailedPrecondition, ErrorReason::TagNotAssignable);
         assert_eq!(t.held_tags(&contact).await, [link.tag_id.as_str()]);
@@ -215,7 +212,7 @@ both! {
         let make = async |seconds: i64, nanos: i32| {
             let request = v1::CreateTrackedUrlRequest {
                 smart_link_id: link.id.clone(),
-                email: "ADA@example.com".into(),
+                contact: by_email("ADA@example.com"),
                 expire_time: Some(Timestamp { seconds, nanos }),
                 ..Default::default()
             };
@@ -241,7 +238,7 @@ both! {
         assert_eq!(t.links_addr(), None);
         let (link, contact) = (t.link("sale", "https://shop.example/").await, t.contact("ada@example.com").await);
         assert_eq!(link.short_url, "");
-        let request = v1::CreateTrackedUrlRequest { smart_link_id: link.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+        let request = v1::CreateTrackedUrlRequest { smart_link_id: link.id.clone(), contact: by_id(&contact.id), ..Default::default() };
         let result = t.client.smart_links().create_tracked_url(request).await;
         refused(result, Code::FailedPrecondition, ErrorReason::WrongState);
         t.stop().await;

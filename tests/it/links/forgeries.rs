@@ -9,7 +9,7 @@ use taghook_client::v1::api_key::Scope;
 use taghook_client::v1::{self, ApiKey, Workspace};
 
 use super::{check_leads, check_refused, click, forged};
-use crate::support::{Api, Database, Taghook, both, exchange, http};
+use crate::support::{Api, Database, Taghook, both, exchange, http, mask};
 
 /// Another workspace, and its id.
 async fn elsewhere(t: &Taghook) -> (Api, String) {
@@ -128,7 +128,8 @@ both! {
                 let values = [(value.0.to_owned(), value.1.to_owned())].into();
                 let contact = v1::Contact { id: contact.id.clone(), values, ..Default::default() };
                 // Some are no values at all.
-                let request = v1::UpdateContactRequest { contact: Some(contact), ..Default::default() };
+                let update_mask = mask(&[&format!("values.{}", value.0)]);
+                let request = v1::UpdateContactRequest { contact: Some(contact), update_mask, ..Default::default() };
                 let _ = t.client.contacts().update_contact(request).await;
             }
             let answer = click(&t.tracked(&link, &contact).await).await;

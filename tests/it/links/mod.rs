@@ -8,6 +8,7 @@ mod port;
 
 use taghook::domain::time::Micros;
 use taghook::links::{Claim, Expiry};
+use taghook_client::contact::by_id;
 use taghook_client::v1::{self, Contact, ErrorReason, Event, SmartLink, SmartLinkStats, Tag};
 
 use taghook_client::{Code, Error};
@@ -33,7 +34,7 @@ impl Api {
         self.client.smart_links().get_smart_link(request).await.map(Response::into_inner)
     }
 
-    async fn delete_link(&self, link: &SmartLink, force: bool) -> Result<(), Status> {
+    async fn delete_link(&self, link: &SmartLink, force: bool) -> Result<v1::DeleteSmartLinkResponse, Status> {
         let request = v1::DeleteSmartLinkRequest { id: link.id.clone(), force, ..Default::default() };
         self.client.smart_links().delete_smart_link(request).await.map(Response::into_inner)
     }
@@ -42,7 +43,7 @@ impl Api {
     async fn tracked(&self, link: &SmartLink, contact: &Contact) -> String {
         let request = v1::CreateTrackedUrlRequest {
             smart_link_id: link.id.clone(),
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             ..Default::default()
         };
         self.client.smart_links().create_tracked_url(request).await.expect("a URL").into_inner().url
@@ -68,7 +69,7 @@ impl Api {
     async fn click_events(&self, contact: &Contact) -> Vec<Event> {
         let filter = v1::list_events_request::Filter { type_prefix: "link.".into(), ..Default::default() };
         let request = v1::ListEventsRequest {
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             page_size: 1_000,
             filter: Some(filter),
             ..Default::default()

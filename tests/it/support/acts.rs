@@ -1,6 +1,7 @@
 //! What tests do with the resources that they began with.
 
 use prost_types::{Duration, FieldMask, Timestamp};
+use taghook_client::contact::by_id;
 use taghook_client::v1::{
     self, Contact, Delivery, DeliveryFilter, Replay, ReplayFilter, RetryPolicy, Tag, TestWebhookResponse,
     TriggerDecision, Webhook,
@@ -14,7 +15,7 @@ impl Api {
     /// Assigns several tags in one call.
     pub(crate) async fn assign_all(&self, contact: &Contact, tags: &[&Tag]) -> v1::TagContactResponse {
         let tag_ids = tags.iter().map(|tag| tag.id.clone()).collect();
-        let request = v1::TagContactRequest { contact_id: contact.id.clone(), tag_ids, ..Default::default() };
+        let request = v1::TagContactRequest { contact: by_id(&contact.id), tag_ids, ..Default::default() };
         self.client.contacts().tag_contact(request).await.expect("an assignment").into_inner()
     }
 
@@ -28,7 +29,7 @@ impl Api {
     /// Takes a tag off.
     pub(crate) async fn untag(&self, contact: &Contact, tag: &Tag) {
         let tag_ids = vec![tag.id.clone()];
-        let request = v1::UntagContactRequest { contact_id: contact.id.clone(), tag_ids, ..Default::default() };
+        let request = v1::UntagContactRequest { contact: by_id(&contact.id), tag_ids, ..Default::default() };
         let removed = self.client.contacts().untag_contact(request).await.expect("an end").into_inner();
         assert_eq!(removed.removed_tag_ids, [tag.id.as_str()]);
     }
@@ -36,16 +37,18 @@ impl Api {
     /// The ids of the tags that a contact holds.
     pub(crate) async fn held_tags(&self, contact: &Contact) -> Vec<String> {
         let request =
-            v1::ListContactTagsRequest { contact_id: contact.id.clone(), page_size: 1_000, ..Default::default() };
+            v1::ListContactTagsRequest { contact: by_id(&contact.id), page_size: 1_000, ..Default::default() };
         let list = self.client.contacts().list_contact_tags(request).await.expect("its tags").into_inner();
         list.contact_tags.into_iter().map(|tag| tag.tag_id).collect()
     }
 
     /// Changes values of a contact.
     pub(crate) async fn set_values(&self, contact: &Contact, values: &[(&str, &str)]) {
+        let paths = values.iter().map(|(key, _)| format!("values.{key}")).collect();
+        let update_mask = Some(FieldMask { paths });
         let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let contact = Contact { id: contact.id.clone(), values, ..Default::default() };
-        let request = v1::UpdateContactRequest { contact: Some(contact), ..Default::default() };
+        let request = v1::UpdateContactRequest { contact: Some(contact), update_mask, ..Default::default() };
         self.client.contacts().update_contact(request).await.expect("a change");
     }
 
@@ -58,7 +61,7 @@ impl Api {
     /// Fires a webhook for a contact.
     pub(crate) async fn trigger(&self, webhook: &Webhook, contact: &Contact) -> TriggerDecision {
         let request =
-            v1::TriggerWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+            v1::TriggerWebhookRequest { id: webhook.id.clone(), contact: by_id(&contact.id), ..Default::default() };
         let answer = self.client.webhooks().trigger_webhook(request).await.expect("a trigger").into_inner();
         answer.trigger.expect("a decision")
     }
@@ -66,7 +69,7 @@ impl Api {
     /// Tries a webhook out.
     pub(crate) async fn test(&self, webhook: &Webhook, contact: &Contact) -> TestWebhookResponse {
         let request =
-            v1::TestWebhookRequest { id: webhook.id.clone(), contact_id: contact.id.clone(), ..Default::default() };
+            v1::TestWebhookRequest { id: webhook.id.clone(), contact: by_id(&contact.id), ..Default::default() };
         self.client.webhooks().test_webhook(request).await.expect("a test").into_inner()
     }
 
@@ -80,9 +83,8 @@ impl Api {
     pub(crate) async fn update(&self, webhook: &Webhook, paths: &[&str], change: impl FnOnce(&mut Webhook)) -> Webhook {
         let mut webhook = Webhook { etag: String::new(), ..self.current(webhook).await };
         change(&mut webhook);
-        let update_mask = FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() };
         let request =
-            v1::UpdateWebhookRequest { webhook: Some(webhook), update_mask: Some(update_mask), ..Default::default() };
+            v1::UpdateWebhookRequest { webhook: Some(webhook), update_mask: mask(paths), ..Default::default() };
         self.client.webhooks().update_webhook(request).await.expect("a change").into_inner()
     }
 
@@ -163,6 +165,11 @@ impl Api {
             }
         }
     }
+}
+
+/// The mask of an update.
+pub(crate) fn mask(paths: &[&str]) -> Option<FieldMask> {
+    Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() })
 }
 
 /// A duration on the wire.

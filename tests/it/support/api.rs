@@ -1,6 +1,7 @@
 //! The resources that tests begin with.
 
 use taghook_client::Client;
+use taghook_client::contact::by_id;
 use taghook_client::v1::{self, Attempt, Contact, Delivery, Tag, TagContactResponse, Webhook, WebhookEvent};
 
 use super::Receiver;
@@ -27,9 +28,9 @@ impl Api {
     }
 
     /// A custom field.
-    pub(crate) async fn custom_field(&self, key: &str, r#type: v1::field::Type) {
+    pub(crate) async fn custom_field(&self, key: &str, r#type: v1::field::ValueType) {
         let field =
-            v1::Field { key: key.into(), display_name: key.into(), r#type: r#type.into(), ..Default::default() };
+            v1::Field { key: key.into(), display_name: key.into(), value_type: r#type.into(), ..Default::default() };
         let request = v1::CreateFieldRequest { field: Some(field), ..Default::default() };
         self.client.fields().create_field(request).await.expect("a field");
     }
@@ -68,11 +69,8 @@ impl Api {
 
     /// Assigns a tag.
     pub(crate) async fn assign(&self, contact: &Contact, tag: &Tag) -> TagContactResponse {
-        let request = v1::TagContactRequest {
-            contact_id: contact.id.clone(),
-            tag_ids: vec![tag.id.clone()],
-            ..Default::default()
-        };
+        let request =
+            v1::TagContactRequest { contact: by_id(&contact.id), tag_ids: vec![tag.id.clone()], ..Default::default() };
         self.client.contacts().tag_contact(request).await.expect("an assignment").into_inner()
     }
 

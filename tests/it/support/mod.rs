@@ -27,7 +27,7 @@ mod taghook;
 use std::future::Future;
 use std::time::Duration;
 
-pub(crate) use acts::{delays, seconds, since_start_us};
+pub(crate) use acts::{delays, mask, seconds, since_start_us};
 pub(crate) use api::Api;
 pub(crate) use check::{check_error, check_invalid};
 pub(crate) use dump::dump;

@@ -29,18 +29,11 @@ pub(crate) fn options(options: &DynamicMessage, extension: &str) -> Option<Dynam
     options.has_extension(&extension).then(|| options.get_extension(&extension).as_message().cloned())?
 }
 
-/// The fields of which a message takes one alone (`buf.validate.message`).
-pub(crate) fn alternatives(message: &MessageDescriptor) -> Vec<String> {
-    let rules = options(&message.options(), "buf.validate.message");
-    let groups = rules.and_then(|rules| rules.get_field_by_name("oneof").map(std::borrow::Cow::into_owned));
-    let Some(Value::List(groups)) = groups else { return Vec::new() };
-    let fields = groups
-        .iter()
-        .filter_map(|group| group.as_message()?.get_field_by_name("fields").map(std::borrow::Cow::into_owned));
-    fields
-        .flat_map(|fields| fields.as_list().map(<[Value]>::to_vec).unwrap_or_default())
-        .filter_map(|field| field.as_str().map(str::to_owned))
-        .collect()
+/// The mask of an update that replaces the whole resource.
+pub(crate) fn everything(mask: MessageDescriptor) -> DynamicMessage {
+    let mut mask = DynamicMessage::new(mask);
+    mask.set_field_by_name("paths", Value::List(vec![Value::String("*".to_owned())]));
+    mask
 }
 
 impl RawGrpc {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use taghook_client::contact::by_email;
 use taghook_client::v1::{ErrorReason, GetTagRequest, Tag, TagContactRequest, TagContactResponse};
 use taghook_client::{Client, Code, Error, Options};
 use tonic::{Request, Status};
@@ -13,7 +14,7 @@ fn unavailable() -> Status {
 }
 
 fn tag_contact(request_id: &str) -> TagContactRequest {
-    TagContactRequest { email: "ada@example.com".into(), request_id: request_id.into(), ..Default::default() }
+    TagContactRequest { contact: by_email("ada@example.com"), request_id: request_id.into(), ..Default::default() }
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 pub(crate) fn refusal(code: Code, reason: &str, metadata: &[(&str, &str)], retry_after: Option<Duration>) -> Status {
     let metadata: HashMap<_, _> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let mut details = ErrorDetails::with_error_info(reason, "taghook.v1", metadata);
+    let mut details = ErrorDetails::with_error_info(reason, "taghook", metadata);
     if retry_after.is_some() {
         details.set_retry_info(retry_after);
     }

@@ -1,7 +1,7 @@
 //! The stream of outcomes over broken connections.
 
 use taghook_client::v1::outcome::Kind;
-use taghook_client::v1::stream_outcomes_request::Start as StartAt;
+use taghook_client::v1::stream_outcomes_request::{Position, Start as StartAt};
 use taghook_client::v1::stream_outcomes_response::{Checkpoint, Message};
 use taghook_client::v1::{ErrorReason, Outcome, OutcomeFilter, StreamOutcomesRequest, StreamOutcomesResponse};
 use taghook_client::{Code, Start};
@@ -22,8 +22,8 @@ fn filter() -> OutcomeFilter {
     OutcomeFilter { kinds: vec![Kind::Delivered.into()], ..Default::default() }
 }
 
-fn request(start_at: StartAt, after_cursor: &str) -> StreamOutcomesRequest {
-    StreamOutcomesRequest { start_at: start_at.into(), after_cursor: after_cursor.into(), filter: Some(filter()) }
+fn request(position: Position) -> StreamOutcomesRequest {
+    StreamOutcomesRequest { position: Some(position), filter: Some(filter()) }
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn it_goes_on_after_the_last_cursor() {
     // A first try that fails leaves the start as it was.
     fake.call().await.refuse(&Status::unavailable(""));
     let call = fake.call().await;
-    assert_eq!(call.request::<StreamOutcomesRequest>(), request(StartAt::Now, ""));
+    assert_eq!(call.request::<StreamOutcomesRequest>(), request(Position::StartAt(StartAt::Now.into())));
     assert!(!call.headers.contains_key("grpc-timeout"), "a stream has no deadline");
     let mut open = call.open();
     open.send(&checkpoint("0"));
@@ -58,7 +58,7 @@ async fn it_goes_on_after_the_last_cursor() {
 
     // The server ends a stream as it should: the cursor of its last message counts, whatever the message is.
     let call = fake.call().await;
-    assert_eq!(call.request::<StreamOutcomesRequest>(), request(StartAt::Unspecified, "1"));
+    assert_eq!(call.request::<StreamOutcomesRequest>(), request(Position::AfterCursor("1".into())));
     let mut open = call.open();
     open.send(&checkpoint("1"));
     open.send(&outcome("2", "b"));
@@ -68,7 +68,7 @@ async fn it_goes_on_after_the_last_cursor() {
 
     // A slow watcher, and a call that breaks.
     let call = fake.call().await;
-    assert_eq!(call.request::<StreamOutcomesRequest>(), request(StartAt::Unspecified, "3"));
+    assert_eq!(call.request::<StreamOutcomesRequest>(), request(Position::AfterCursor("3".into())));
     let mut open = call.open();
     open.send(&outcome("4", "c"));
     open.end(&refusal(Code::ResourceExhausted, "SLOW_CONSUMER", &[("cursor", "4")], None));
@@ -76,7 +76,7 @@ async fn it_goes_on_after_the_last_cursor() {
     fake.call().await.reset();
 
     let call = fake.call().await;
-    assert_eq!(call.request::<StreamOutcomesRequest>(), request(StartAt::Unspecified, "4"));
+    assert_eq!(call.request::<StreamOutcomesRequest>(), request(Position::AfterCursor("4".into())));
     let mut open = call.open();
     open.send(&outcome("5", "d"));
     expect("5", "d").await;
@@ -96,7 +96,7 @@ async fn an_error_that_stays_ends_it() {
         assert_eq!(outcomes.cursor(), Some("5"));
         let follow = tokio::spawn(async move { (outcomes.next().await, outcomes.next().await) });
         let call = fake.call().await;
-        assert_eq!(call.request::<StreamOutcomesRequest>().after_cursor, "5");
+        assert_eq!(call.request::<StreamOutcomesRequest>(), request(Position::AfterCursor("5".into())));
         call.refuse(&status);
         let (first, second) = within(follow).await.unwrap();
         let error = first.unwrap().unwrap_err();
@@ -112,7 +112,7 @@ async fn ready_tells_of_a_refusal() {
     let mut outcomes = fake.client().outcomes(OutcomeFilter::default(), Start::Beginning);
     let follow = tokio::spawn(async move { outcomes.ready().await });
     let call = fake.call().await;
-    assert_eq!(call.request::<StreamOutcomesRequest>().start_at(), StartAt::Beginning);
+    assert_eq!(call.request::<StreamOutcomesRequest>(), request(Position::StartAt(StartAt::Beginning.into())));
     call.refuse(&Status::permission_denied(""));
     assert_eq!(within(follow).await.unwrap().unwrap_err().code, Code::PermissionDenied);
 }
