@@ -4,6 +4,7 @@
 //! once, here, when a status is made of it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
@@ -33,8 +34,8 @@ const MAX_PATH_BYTES: usize = 120;
 /// The result of everything that can fail towards a caller.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, as a caller is told.
-#[derive(Debug, thiserror::Error)]
+/// What went wrong, as a caller is told. A clone is the same error for another caller.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Fields of the request break their rules.
     #[error("the request has invalid fields")]
@@ -191,7 +192,7 @@ pub enum Error {
     Database(#[source] DbErr),
     /// A defect, or damaged data.
     #[error("internal error")]
-    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Internal(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// The outside of an error: the row of the table.
@@ -217,25 +218,13 @@ impl Error {
 
     /// A defect or damaged data, with what is known of it.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Internal(source.into())
+        Self::Internal(source.into().into())
     }
 
     /// Whether the same may succeed a little later, since it failed for what went on in the database meanwhile.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::DatabaseUnavailable(_) | Self::CommitUnknown(_) | Self::Overloaded | Self::MetDouble)
-    }
-
-    /// The same error for another caller.
-    #[must_use]
-    pub fn repeated(&self) -> Self {
-        match self {
-            Self::DatabaseUnavailable(source) => Self::DatabaseUnavailable(source.clone()),
-            Self::CommitUnknown(source) => Self::CommitUnknown(source.clone()),
-            Self::NotFound { resource, name } => Self::NotFound { resource, name: name.clone() },
-            Self::Overloaded => Self::Overloaded,
-            other => Self::internal(other.to_string()),
-        }
     }
 
     /// The exhaustive table of what callers get.

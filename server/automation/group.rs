@@ -88,7 +88,7 @@ async fn commit<W: Shared>(store: &Store, batch: Vec<Wish<W>>) {
     let is_wanted = |index: usize| batch.get(index).is_some_and(|wish| !wish.answer.is_closed());
     let results = match run_each(store, &wishes, is_wanted).await {
         Ok(results) => results,
-        Err(error) => wishes.iter().map(|_| Err(error.repeated())).collect(),
+        Err(error) => wishes.iter().map(|_| Err(error.clone())).collect(),
     };
     for (wish, result) in batch.into_iter().zip(results) {
         // Whoever has gone away meanwhile finds the answer by its request id.

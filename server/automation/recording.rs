@@ -63,7 +63,7 @@ impl Shared for Recording {
         let (mut happenings, mut results) = (Vec::with_capacity(wishes.len()), Vec::with_capacity(wishes.len()));
         for wish in wishes {
             let happening = wish.resolve(tx, &contacts);
-            results.push(happening.as_ref().map(recorded).map_err(Error::repeated));
+            results.push(happening.as_ref().map(recorded).map_err(Error::clone));
             happenings.extend(happening.ok());
         }
         record(tx, happenings).await?;

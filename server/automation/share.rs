@@ -89,7 +89,7 @@ fn drop_unwanted<A>(answers: &mut Answers<A>, is_wanted: impl Fn(usize) -> bool)
 
 fn refuse_rest<A>(answers: &mut Answers<A>, error: &Error) {
     for answer in answers.iter_mut().filter(|answer| answer.is_none()) {
-        *answer = Some(Err(error.repeated()));
+        *answer = Some(Err(error.clone()));
     }
 }
 
@@ -227,7 +227,7 @@ impl<'a> Owners<'a> {
         match results.get(&owner)? {
             Ok(answer) if is_same => Some(Ok(answer.clone())),
             Ok(_) => Some(Err(Error::RequestIdReused)),
-            Err(error) if is_same => Some(Err(error.repeated())),
+            Err(error) if is_same => Some(Err(error.clone())),
             Err(_) => None,
         }
     }

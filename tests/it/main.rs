@@ -10,6 +10,7 @@
 
 mod access;
 mod api;
+mod batches;
 mod campaign_files;
 mod campaigns;
 mod cli;

@@ -1,0 +1,34 @@
+//! Batches: what each item is answered.
+
+use taghook_client::v1::tag::Kind;
+use taghook_client::v1::{BatchTagContactsRequest, CreateTagRequest, SmartRule, Tag, TagContactRequest};
+use taghook_client::{Code, v1};
+
+use crate::support::{Api, Taghook, both};
+
+async fn smart_tag(api: &Api, name: &str, event_type: &str) -> Tag {
+    let rule = Some(SmartRule { event_type: event_type.into(), ..Default::default() });
+    let tag = Some(Tag { name: name.into(), kind: Kind::Smart.into(), rule, ..Default::default() });
+    let request = CreateTagRequest { tag, ..Default::default() };
+    api.client.tags().create_tag(request).await.expect("a smart tag").into_inner()
+}
+
+both! {
+    async fn a_refused_item_is_refused_alike_each_time(t: Taghook) {
+        let contact = t.contact("ada@example.com").await;
+        let tag = smart_tag(&t, "smart", "form.subscribed").await;
+        let item = TagContactRequest {
+            contact_id: contact.id.clone(),
+            tag_ids: vec![tag.id.clone()],
+            request_id: "item-1".into(),
+            ..Default::default()
+        };
+        let request = BatchTagContactsRequest { requests: vec![item; 2] };
+        let results = t.client.contacts().batch_tag_contacts(request).await.unwrap().into_inner().results;
+        let Some(v1::batch_tag_contacts_response::result::Result::Error(error)) = &results[0].result else {
+            panic!("{results:#?}")
+        };
+        assert_eq!(error.code, Code::FailedPrecondition as i32, "{error:#?}");
+        assert_eq!(results[1], results[0]);
+    }
+}
