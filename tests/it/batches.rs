@@ -1,5 +1,6 @@
 //! Batches: what each item is answered.
 
+use taghook_client::contact::by_id;
 use taghook_client::v1::tag::Kind;
 use taghook_client::v1::{BatchTagContactsRequest, CreateTagRequest, SmartRule, Tag, TagContactRequest};
 use taghook_client::{Code, v1};
@@ -18,7 +19,7 @@ both! {
         let contact = t.contact("ada@example.com").await;
         let tag = smart_tag(&t, "smart", "form.subscribed").await;
         let item = TagContactRequest {
-            contact_id: contact.id.clone(),
+            contact: by_id(&contact.id),
             tag_ids: vec![tag.id.clone()],
             request_id: "item-1".into(),
             ..Default::default()
