@@ -102,16 +102,16 @@ impl Shared for Assignment {
 
     /// Its tags and their effects, and a delivery for each webhook event that they set off.
     fn rows(&self, store: &Store) -> usize {
-        let Some(config) = store.known_config(self.workspace_id) else { return self.tag_ids.len() };
+        let Some(config) = store.known_config(self.workspace_id) else { return self.tags.len() };
         let events = |tag: TagId| -> usize {
             config.activated_by(tag).map(|prepared| prepared.webhook.definition.events.len()).sum()
         };
-        let rows = |named: &TagId| -> usize {
-            let reach = config.reach(*named);
+        let rows = |named: TagId| -> usize {
+            let reach = config.reach(named);
             let also = reach.into_iter().flat_map(|reach| &reach.assign).map(|tag| 1 + events(*tag));
-            1 + events(*named) + also.sum::<usize>() + reach.map_or(0, |reach| reach.remove.len())
+            1 + events(named) + also.sum::<usize>() + reach.map_or(0, |reach| reach.remove.len())
         };
-        self.tag_ids.iter().map(rows).sum()
+        self.tags.iter().map(|which| config.find_tag(which).map_or(1, |tag| rows(tag.id))).sum()
     }
 
     async fn run(tx: &Tx, wishes: &[Self]) -> Result<Vec<Result<Assigned>>> {
@@ -159,8 +159,7 @@ impl<'a> Item<'a> {
         let contact = contacts.get(&(workspace, assignment.contact.clone())).cloned();
         let contact = contact.ok_or_else(|| assignment.contact.not_found())?;
         let mut item = Self { assignment, config, contact, tags: Vec::new(), removals: Vec::new() };
-        for id in &assignment.tag_ids {
-            let tag = config.tag(*id).ok_or_else(|| Error::not_found(*id))?;
+        for tag in config.find_tags(&assignment.tags)? {
             refuse_other_kind(tag, assignment.kind)?;
             item.tags.push(ItemTag { tag: Arc::clone(tag), effect_of: None });
         }
@@ -169,12 +168,13 @@ impl<'a> Item<'a> {
     }
 
     fn add_effects(&mut self) {
-        for named in &self.assignment.tag_ids {
-            let Some(reach) = self.config.reach(*named) else { continue };
+        let named: Vec<TagId> = self.tags.iter().map(|named| named.tag.id).collect();
+        for named in named {
+            let Some(reach) = self.config.reach(named) else { continue };
             for id in &reach.assign {
                 let is_there = self.tags.iter().any(|there| there.tag.id == *id);
                 if let (Some(tag), false) = (self.config.tag(*id), is_there) {
-                    self.tags.push(ItemTag { tag: Arc::clone(tag), effect_of: Some(*named) });
+                    self.tags.push(ItemTag { tag: Arc::clone(tag), effect_of: Some(named) });
                 }
             }
             for id in &reach.remove {

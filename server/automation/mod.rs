@@ -34,7 +34,7 @@ pub use share::{Shared, run_each};
 pub use unassign::unassign;
 
 use crate::domain::delivery::{Decision, Reason};
-use crate::domain::tag::TagKind;
+use crate::domain::tag::{TagKind, TagRef};
 use crate::domain::time::Micros;
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookId, WorkspaceId};
 use crate::store::contact::ContactRef;
@@ -57,8 +57,8 @@ pub struct Assignment {
     pub workspace_id: WorkspaceId,
     /// Who is tagged.
     pub contact: ContactRef,
-    /// Distinct tags, in the caller's order.
-    pub tag_ids: Vec<TagId>,
+    /// The tags, in the caller's order; one that is named twice counts once.
+    pub tags: Vec<TagRef>,
     /// The kind that all of them must be of, which is who assigns them: callers and campaigns assign manual tags, and the
     /// system the others.
     pub kind: TagKind,

@@ -98,7 +98,7 @@ impl Round<'_> {
         self.assignments.push(Assignment {
             workspace_id: *workspace_id,
             contact: ContactRef::Id(event.contact_id),
-            tag_ids: vec![candidate.tag.id],
+            tags: vec![candidate.tag.id.into()],
             kind: TagKind::Smart,
             origin: Origin {
                 depth,

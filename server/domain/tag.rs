@@ -18,6 +18,21 @@ coded! {
     }
 }
 
+/// Says which tag is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TagRef {
+    /// By its id.
+    Id(TagId),
+    /// By its name, compared byte for byte.
+    Name(String),
+}
+
+impl From<TagId> for TagRef {
+    fn from(id: TagId) -> Self {
+        Self::Id(id)
+    }
+}
+
 /// A label on contacts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tag {

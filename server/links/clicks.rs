@@ -117,7 +117,7 @@ fn assignment(click: &Click, contact: ContactId) -> Assignment {
     Assignment {
         workspace_id: click.workspace_id,
         contact: ContactRef::Id(contact),
-        tag_ids: vec![click.link.tag_id],
+        tags: vec![click.link.tag_id.into()],
         kind: TagKind::SmartLink,
         origin: Origin::default(),
     }

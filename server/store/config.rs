@@ -15,11 +15,11 @@ use crate::domain::condition::{Condition, Scope};
 use crate::domain::effect::{self, Reach};
 use crate::domain::event::{WEBHOOK_DELIVERED, WEBHOOK_EXHAUSTED};
 use crate::domain::field::{FieldType, standard_field};
-use crate::domain::tag::Tag;
+use crate::domain::tag::{Tag, TagRef};
 use crate::domain::template::UrlTemplate;
 use crate::domain::webhook::Webhook;
 use crate::error::{Error, Result};
-use crate::ids::{CampaignId, TagId, WebhookId, WorkspaceId};
+use crate::ids::{CampaignId, TagId, TypedId, WebhookId, WorkspaceId};
 
 /// How many workspaces are kept; beyond that the cache starts anew.
 const MAX_WORKSPACES: usize = 10_000;
@@ -31,6 +31,7 @@ const MAX_TRIES: u32 = 4;
 pub struct WorkspaceConfig {
     version: i64,
     tags: HashMap<TagId, Arc<Tag>>,
+    tags_by_name: HashMap<String, TagId>,
     webhooks: HashMap<WebhookId, Arc<PreparedWebhook>>,
     activated_by: HashMap<TagId, Vec<WebhookId>>,
     /// What follows from assigning a manual tag; tags without effects are missing.
@@ -105,9 +106,10 @@ impl WorkspaceConfig {
     /// A config of a workspace without webhooks.
     #[cfg(test)]
     pub(crate) fn of(tags: Vec<Tag>, custom_fields: HashMap<String, FieldType>) -> Self {
-        let tags = tags.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
+        let tags: HashMap<TagId, Arc<Tag>> = tags.into_iter().map(|tag| (tag.id, Arc::new(tag))).collect();
         Self {
             version: 1,
+            tags_by_name: by_name(&tags),
             tags,
             webhooks: HashMap::new(),
             activated_by: HashMap::new(),
@@ -123,6 +125,37 @@ impl WorkspaceConfig {
     #[must_use]
     pub fn tag(&self, id: TagId) -> Option<&Arc<Tag>> {
         self.tags.get(&id)
+    }
+
+    /// A tag of the workspace, by its id or its name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] if the workspace has none such.
+    pub fn find_tag(&self, which: &TagRef) -> Result<&Arc<Tag>> {
+        match which {
+            TagRef::Id(id) => self.tag(*id).ok_or_else(|| Error::not_found(*id)),
+            TagRef::Name(name) => {
+                let tag = self.tags_by_name.get(name).and_then(|id| self.tag(*id));
+                tag.ok_or_else(|| Error::NotFound { resource: TagId::RESOURCE, name: name.clone() })
+            }
+        }
+    }
+
+    /// The tags of the workspace that are meant, each once, in the order in which they are first named.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] for the first that the workspace doesn't have.
+    pub fn find_tags(&self, which: &[TagRef]) -> Result<Vec<&Arc<Tag>>> {
+        let mut tags: Vec<&Arc<Tag>> = Vec::with_capacity(which.len());
+        for which in which {
+            let tag = self.find_tag(which)?;
+            if tags.iter().all(|there| there.id != tag.id) {
+                tags.push(tag);
+            }
+        }
+        Ok(tags)
     }
 
     /// A webhook of the workspace.
@@ -335,6 +368,7 @@ async fn load(
     let custom_fields = field::types(db, workspace).await?;
     Ok(WorkspaceConfig {
         version,
+        tags_by_name: by_name(&tags),
         tags,
         webhooks,
         activated_by,
@@ -344,6 +378,10 @@ async fn load(
         started_by,
         custom_fields,
     })
+}
+
+fn by_name(tags: &HashMap<TagId, Arc<Tag>>) -> HashMap<String, TagId> {
+    tags.values().map(|tag| (tag.name.clone(), tag.id)).collect()
 }
 
 /// Smart tags by what they listen to, in the order of their ids.

@@ -16,7 +16,7 @@ use crate::domain::contact::{Contact, MAX_VALUES, MAX_VALUES_BYTES};
 use crate::domain::delivery::Source;
 use crate::domain::event::CAMPAIGN_STEP_FAILED;
 use crate::domain::field::FieldValue;
-use crate::domain::tag::TagKind;
+use crate::domain::tag::{TagKind, TagRef};
 use crate::domain::time::Micros;
 use crate::error::Result;
 use crate::ids::{CampaignId, ContactId, TagId, WebhookId, WorkspaceId};
@@ -310,7 +310,8 @@ impl Turn<'_> {
             let tag_ids = self.present(*index, tags);
             let Some(way) = self.ways.get(*index).filter(|_| !tag_ids.is_empty()) else { continue };
             let (workspace_id, contact) = way.key();
-            wishes.push(Assignment { workspace_id, contact, tag_ids, kind: TagKind::Manual, origin: way.origin() });
+            let tags = tag_ids.into_iter().map(TagRef::Id).collect();
+            wishes.push(Assignment { workspace_id, contact, tags, kind: TagKind::Manual, origin: way.origin() });
             wishers.push(*index);
         }
         if !wishes.is_empty() {

@@ -24,7 +24,7 @@ use super::write::{Answer, Decided, answer_by_id};
 use crate::automation::{self, Assigned, Assignment, Change, Origin};
 use crate::domain::contact::Contact;
 use crate::domain::field::FieldType;
-use crate::domain::tag::TagKind;
+use crate::domain::tag::{TagKind, TagRef};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result, Violations};
 use crate::ids::{ContactId, TagId, TypedId, WorkspaceId};
@@ -369,7 +369,7 @@ impl Upsert {
         let assignment = Assignment {
             workspace_id: self.workspace,
             contact: ContactRef::Id(contact),
-            tag_ids: self.tag_ids.clone(),
+            tags: self.tag_ids.iter().copied().map(TagRef::Id).collect(),
             kind: TagKind::Manual,
             origin: self.origin.clone(),
         };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::automation::{Assigned, AssignedTag, Assignment, Origin, refuse_other_kind, unassign};
-use crate::domain::tag::TagKind;
+use crate::domain::tag::{TagKind, TagRef};
 use crate::error::{Error, Result, Violations};
 use crate::ids::{ContactId, TagId, WorkspaceId};
 use crate::pb;
@@ -22,9 +22,9 @@ pub(super) fn read(
     violations: &mut Violations,
 ) -> Option<Assignment> {
     let contact = request.take_contact().and_then(|name| name.parse(violations));
-    let tag_ids = violations.ids("tag_ids", &request.tag_ids);
+    let tags = violations.ids("tag_ids", &request.tag_ids).into_iter().map(TagRef::Id).collect();
     let (contact, origin) = (contact?, origin.clone());
-    Some(Assignment { workspace_id, contact, tag_ids, kind: TagKind::Manual, origin })
+    Some(Assignment { workspace_id, contact, tags, kind: TagKind::Manual, origin })
 }
 
 /// What came of an item of BatchTagContacts.

@@ -3,6 +3,7 @@
 use taghook::automation::{Assignment, Origin, Recording, run_each};
 use taghook::clock::Clock;
 use taghook::domain::contact::{Contact, Email, ExternalId, Phone};
+use taghook::domain::tag::TagRef;
 use taghook::error::Error;
 use taghook::ids::{ContactId, EventId, TypedId};
 use taghook::store;
@@ -130,6 +131,28 @@ async fn an_identity_belongs_to_one_contact() {
         };
         let listed = store::contact::list(server.store.read(), server.workspace, &filter, None, 10).await.unwrap();
         assert_eq!(listed.iter().map(|contact| contact.id).collect::<Vec<_>>(), [bob]);
+    }
+}
+
+#[tokio::test]
+async fn tags_are_named_by_id_and_by_name() {
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let server = Server::open(&url, Clock::manual(START).0).await;
+        let (contact, tags) = (server.contact("ada").await, [server.tag("buyer").await, server.tag("vip").await]);
+        let named = |name: &str| TagRef::Name(name.to_owned());
+        let assign = async |tags: Vec<TagRef>| {
+            let assignment = Assignment { tags, ..server.assignment(contact, &[]) };
+            server.assign(&[assignment]).await.remove(0)
+        };
+        // One that is named in both ways counts once.
+        let assigned = assign(vec![tags[1].into(), named("buyer"), named("vip")]).await.unwrap();
+        let ids: Vec<_> = assigned.tags.iter().map(|tag| (tag.tag_id, tag.is_new)).collect();
+        assert_eq!(ids, [(tags[1], true), (tags[0], true)]);
+        match assign(vec![named("buyer"), named("VIP")]).await.unwrap_err() {
+            Error::NotFound { resource, name } => assert_eq!((resource, name.as_str()), ("tag", "VIP")),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

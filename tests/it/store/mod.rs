@@ -23,7 +23,7 @@ use taghook::domain::contact::{Contact, ContactStatus, Email};
 use taghook::domain::delivery::Reason;
 use taghook::domain::request::{Encoding, EventDefinition, Method};
 use taghook::domain::retry::Schedule;
-use taghook::domain::tag::{Tag, TagKind};
+use taghook::domain::tag::{Tag, TagKind, TagRef};
 use taghook::domain::time::Micros;
 use taghook::domain::webhook::{CooldownPolicy, Definition, Webhook, WebhookState};
 use taghook::error::Result;
@@ -226,7 +226,7 @@ impl Server {
         Assignment {
             workspace_id: self.workspace,
             contact: ContactRef::Id(contact),
-            tag_ids: tags.to_vec(),
+            tags: tags.iter().copied().map(TagRef::Id).collect(),
             kind: TagKind::Manual,
             origin: Origin::default(),
         }
