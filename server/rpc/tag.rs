@@ -49,6 +49,13 @@ impl pb::tag_service_server::TagService for Services {
         Ok(Response::new(to_pb(tag)))
     }
 
+    async fn lookup_tag(&self, request: Request<pb::LookupTagRequest>) -> Result<Response<pb::Tag>, Status> {
+        let mut call = Call::open(request)?;
+        call.finish()?;
+        let tag = store::tag::lookup(self.store.read(), call.workspace()?, &call.message.name).await?;
+        Ok(Response::new(to_pb(tag)))
+    }
+
     async fn list_tags(&self, request: Request<pb::ListTagsRequest>) -> Result<Response<pb::ListTagsResponse>, Status> {
         let mut call = Call::open(request)?;
         let pb::ListTagsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);

@@ -19,7 +19,7 @@ use crate::domain::rule::{AttributeMatch, Rule};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::time::Micros;
 use crate::error::{Error, OnUnique, Result, Violations};
-use crate::ids::{CampaignId, TagId, WebhookId, WorkspaceId};
+use crate::ids::{CampaignId, TagId, TypedId, WebhookId, WorkspaceId};
 
 /// The most tags of a workspace.
 pub const MAX_TAGS: u64 = 10_000;
@@ -41,6 +41,21 @@ pub struct TagFilter {
 pub async fn get(db: &impl ConnectionTrait, workspace: WorkspaceId, id: TagId) -> Result<Tag> {
     let query = tag::Entity::find().filter(tag::Column::Id.eq(id.0)).filter(tag::Column::WorkspaceId.eq(workspace.0));
     query.one(db).await?.map(from_row).transpose()?.ok_or_else(|| Error::not_found(id))
+}
+
+/// The tag with a name.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] if the workspace has none such; the database's.
+pub async fn lookup(db: &impl ConnectionTrait, workspace: WorkspaceId, name: &str) -> Result<Tag> {
+    let not_found = || Error::NotFound { resource: TagId::RESOURCE, name: name.to_owned() };
+    // PostgreSQL has no text with a NUL.
+    if name.contains('\0') {
+        return Err(not_found());
+    }
+    let query = tag::Entity::find().filter(tag::Column::WorkspaceId.eq(workspace.0)).filter(tag::Column::Name.eq(name));
+    query.one(db).await?.map(from_row).transpose()?.ok_or_else(not_found)
 }
 
 /// Tags in the order of their creation, after an id.

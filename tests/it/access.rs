@@ -83,6 +83,7 @@ impl Theirs {
                         "type" => Some("form.subscribed"),
                         "url" | "target_url" => Some("https://example.com/"),
                         "email" => Some("ada@example.com"),
+                        "external_id" | "external_ids" => Some("crm-7"),
                         name => self.id(noun, name),
                     };
                     known.map(|text| Value::String(text.to_owned()))

@@ -19,6 +19,8 @@ both! {
             &["contact.email", "contact.phone", "contact.values[\"no_such_field\"]", "request_id"],
         );
         check_invalid(t.client.contacts().tag_contact(TagContactRequest::default()).await, &["contact", "tag_ids"]);
+        let nobody = CreateContactRequest { contact: Some(Contact::default()), ..Default::default() };
+        check_invalid(t.client.contacts().create_contact(nobody).await, &["contact"]);
     }
 
     async fn an_email_is_taken_whatever_its_case(t: Taghook) {

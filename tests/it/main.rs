@@ -24,6 +24,7 @@ mod egress;
 mod fairness;
 mod headers;
 mod hostile;
+mod identity;
 mod keys;
 mod links;
 mod manual;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
-use crate::domain::contact::{Contact, ContactStatus, Email, MAX_VALUES, MAX_VALUES_BYTES, Phone};
+use crate::domain::contact::{Contact, ContactStatus, Email, ExternalId, MAX_VALUES, MAX_VALUES_BYTES, Phone};
 use crate::domain::field::{FieldType, FieldValue, standard_field, stored_text};
 use crate::domain::time::Micros;
 use crate::error::{Result, Violations};
@@ -18,9 +18,13 @@ use crate::rpc::convert::{code, timestamp};
 use crate::rpc::mask::Update;
 use crate::store::contact::ContactRef;
 
+/// What a contact without any identity is told.
+const IDENTITY_RULE: &str = "at least one of email, phone and external_id is needed";
 const VALUES: &str = "values";
+const CONTACT_PATH: &str = "contact";
 const EMAIL_PATH: &str = "contact.email";
 const PHONE_PATH: &str = "contact.phone";
+const EXTERNAL_ID_PATH: &str = "contact.external_id";
 const STATUS_PATH: &str = "contact.status";
 const VALUES_PATH: &str = "contact.values";
 
@@ -28,6 +32,7 @@ const VALUES_PATH: &str = "contact.values";
 pub(super) struct Parts {
     email: bool,
     phone: bool,
+    external_id: bool,
     status: bool,
     /// A status that isn't given is the default one.
     default_status: bool,
@@ -43,6 +48,7 @@ impl Parts {
         Self {
             email: !contact.email.is_empty(),
             phone: !contact.phone.is_empty(),
+            external_id: !contact.external_id.is_empty(),
             status: contact.status != 0,
             default_status: false,
             replaces_values: false,
@@ -60,6 +66,7 @@ impl Parts {
         Self {
             email: update.names("email"),
             phone: update.names("phone"),
+            external_id: update.names("external_id"),
             status: update.names("status"),
             default_status: update.replaces_all,
             replaces_values: update.names(VALUES),
@@ -79,6 +86,7 @@ impl Parts {
         pb::Contact {
             email: pick(self.email, &given.email),
             phone: pick(self.phone, &given.phone),
+            external_id: pick(self.external_id, &given.external_id),
             status: if self.status { given.status } else { 0 },
             values: values.map(|(key, value)| (key.clone(), value.clone())).collect(),
             etag: given.etag.clone(),
@@ -92,6 +100,7 @@ impl Parts {
 pub(super) struct Patch {
     email: Option<Option<Email>>,
     phone: Option<Option<Phone>>,
+    external_id: Option<Option<ExternalId>>,
     status: Option<ContactStatus>,
     replaces_values: bool,
     values: BTreeMap<String, Option<Value>>,
@@ -117,6 +126,10 @@ impl Patch {
         }
         if parts.phone {
             patch.phone = read_or_clear(PHONE_PATH, "PHONE", &given.phone, Phone::parse, violations);
+        }
+        if parts.external_id {
+            let text = given.external_id.as_str();
+            patch.external_id = read_or_clear(EXTERNAL_ID_PATH, "EXTERNAL_ID", text, ExternalId::parse, violations);
         }
         if parts.status {
             let default = parts.default_status.then_some(ContactStatus::Subscribed);
@@ -163,14 +176,18 @@ impl Patch {
         }
     }
 
-    /// How a contact is found that may exist already: by its e-mail, else by its phone. One of them must be there.
-    pub(super) fn identity(&self, violations: &mut Violations) -> Option<ContactRef> {
+    /// How a contact is found that may exist already, in the order in which the identities decide. At least one must be
+    /// there.
+    pub(super) fn identities(&self, violations: &mut Violations) -> Vec<ContactRef> {
+        let external_id = self.external_id.clone().flatten().map(ContactRef::ExternalId);
         let email = self.email.clone().flatten().map(ContactRef::Email);
-        let which = email.or_else(|| self.phone.clone().flatten().map(ContactRef::Phone));
-        if which.is_none() && !violations.names(EMAIL_PATH) && !violations.names(PHONE_PATH) {
-            violations.add(EMAIL_PATH, "EMAIL_OR_PHONE", "at least one of email and phone is needed");
+        let phone = self.phone.clone().flatten().map(ContactRef::Phone);
+        let identities: Vec<ContactRef> = [external_id, email, phone].into_iter().flatten().collect();
+        let is_told = [EMAIL_PATH, PHONE_PATH, EXTERNAL_ID_PATH].iter().any(|path| violations.names(path));
+        if identities.is_empty() && !is_told {
+            violations.add(CONTACT_PATH, "IDENTITY", IDENTITY_RULE);
         }
-        which
+        identities
     }
 
     /// Whether a custom field's value is set or cleared.
@@ -197,7 +214,7 @@ impl Patch {
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::Invalid`] if the contact were without e-mail and phone, or too large.
+    /// [`crate::error::Error::Invalid`] if the contact had no identity, or were too large.
     pub(super) fn apply(&self, contact: &mut Contact) -> Result<bool> {
         let before = contact.clone();
         if let Some(email) = &self.email {
@@ -205,6 +222,9 @@ impl Patch {
         }
         if let Some(phone) = &self.phone {
             contact.phone.clone_from(phone);
+        }
+        if let Some(external_id) = &self.external_id {
+            contact.external_id.clone_from(external_id);
         }
         if let Some(status) = self.status {
             contact.status = status;
@@ -221,6 +241,7 @@ impl Patch {
         check_whole(contact)?;
         Ok(contact.email != before.email
             || contact.phone != before.phone
+            || contact.external_id != before.external_id
             || contact.status != before.status
             || contact.values != before.values)
     }
@@ -229,7 +250,7 @@ impl Patch {
     ///
     /// # Errors
     ///
-    /// [`crate::error::Error::Invalid`] if it were without e-mail and phone, or too large.
+    /// [`crate::error::Error::Invalid`] if it had no identity, or were too large.
     pub(super) fn create(&self, id: ContactId, now: Micros) -> Result<Contact> {
         let mut contact = Contact {
             id,
@@ -260,8 +281,8 @@ fn read_or_clear<T, E: std::fmt::Display>(
 /// The rules of a whole contact, new or changed.
 fn check_whole(contact: &Contact) -> Result<()> {
     let mut violations = Violations::default();
-    if contact.email.is_none() && contact.phone.is_none() {
-        violations.add(EMAIL_PATH, "EMAIL_OR_PHONE", "at least one of email and phone is needed");
+    if contact.email.is_none() && contact.phone.is_none() && contact.external_id.is_none() {
+        violations.add(CONTACT_PATH, "IDENTITY", IDENTITY_RULE);
     }
     if contact.values.len() > MAX_VALUES {
         violations.add(VALUES_PATH, "MAP_MAX_PAIRS", format!("a contact has at most {MAX_VALUES} values"));
@@ -293,6 +314,7 @@ pub(super) fn to_pb(contact: &Contact) -> pb::Contact {
         id: contact.id.to_string(),
         email: contact.email.as_ref().map(|email| email.as_str().to_owned()).unwrap_or_default(),
         phone: contact.phone.as_ref().map(|phone| phone.as_str().to_owned()).unwrap_or_default(),
+        external_id: contact.external_id.as_ref().map(|id| id.as_str().to_owned()).unwrap_or_default(),
         status: contact.status.code().into(),
         values: contact.values.iter().map(|(key, value)| (key.clone(), stored_text(value).into_owned())).collect(),
         create_time: Some(timestamp(contact.created)),

@@ -1,38 +1,39 @@
-//! ContactService. [`convert`] reads and writes contacts, [`tagging`] does what tags are about, [`erase`] deletes contacts.
+//! ContactService. [`convert`] reads and writes contacts, [`tagging`] does what tags are about, [`upsert`] creates or
+//! updates them, [`erase`] deletes them.
 
 mod convert;
 mod erase;
 mod tagging;
+mod upsert;
 
 use std::collections::HashMap;
 
 use prost::Message;
-use serde::{Deserialize, Serialize};
 use tonic::{Request, Response, Status};
 
 use self::convert::{Parts, Patch, status_of, to_pb};
+use self::upsert::Upsert;
 use super::Services;
 use super::batch::Batch;
 use super::call::{Call, check_etag};
 use super::contact_name::list_of;
-use super::convert::{parse_time, refuse_nul, texts, timestamp};
+use super::convert::{parse_time, refuse_nul, timestamp};
 use super::mask::Update;
 use super::page::Page;
 use super::repeat::Repeatable;
 use super::trigger::decisions_to_pb;
 use super::write::{Answer, Decided, answer_by_id};
-use crate::automation::{self, Assigned, Assignment, Change, Origin};
-use crate::domain::contact::Contact;
+use crate::automation::{self, Change, Origin};
+use crate::domain::contact::{Contact, ExternalId};
 use crate::domain::field::FieldType;
-use crate::domain::tag::{TagKind, TagRef};
 use crate::domain::time::Micros;
-use crate::error::{Error, Result, Violations};
+use crate::error::{Result, Violations};
 use crate::ids::{ContactId, TagId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::contact::{ContactFilter, ContactRef};
 use crate::store::{self, Tx};
 
-/// How often a write is run again that lost a race for an e-mail or a phone.
+/// How often a write is run again that lost a race for an identity.
 const MAX_TRIES: u32 = 4;
 
 #[tonic::async_trait]
@@ -45,8 +46,8 @@ impl pb::contact_service_server::ContactService for Services {
         let given = call.message.contact.take().unwrap_or_default();
         let workspace = call.workspace()?;
         let patch = self.read_given(workspace, &given, &mut call.violations).await?;
-        let which = patch.identity(&mut call.violations);
-        call.finish_with(which)?;
+        patch.identities(&mut call.violations);
+        call.finish()?;
         let (id, patch, origin) = (self.new_id(), &patch, &call.origin());
         let make = |tx: Tx| async move {
             hold_fields(&tx, workspace, patch).await?;
@@ -121,12 +122,14 @@ impl pb::contact_service_server::ContactService for Services {
     ) -> Result<Response<pb::UpsertContactResponse>, Status> {
         let mut call = Call::open_write(request)?;
         let given = call.message.contact.take().unwrap_or_default();
-        let workspace = call.workspace()?;
+        let (workspace, origin) = (call.workspace()?, call.origin());
         let patch = self.read_given(workspace, &given, &mut call.violations).await?;
-        let tag_ids: Vec<TagId> = call.violations.ids("tag_ids", &call.message.tag_ids);
-        let which = patch.identity(&mut call.violations);
-        let which = call.finish_with(which)?;
-        let upsert = &Upsert { workspace, which, patch, tag_ids, id: self.new_id(), origin: call.origin() };
+        let tag_names = std::mem::take(&mut call.message.tag_names);
+        let tags = tagging::read_tags(&call.message.tag_ids, tag_names, 0, &mut call.violations);
+        let identities = upsert::identities(&given, &patch, &mut call.violations);
+        call.finish()?;
+        let id = self.new_id();
+        let upsert = &Upsert { workspace, identities, etag: given.etag, patch, tags, id, origin };
         let upserted = self.write_contact(&call, |tx: Tx| async move { upsert.run(&tx).await }).await?;
         Ok(Response::new(upserted.into_pb()))
     }
@@ -161,10 +164,11 @@ impl pb::contact_service_server::ContactService for Services {
     ) -> Result<Response<pb::UntagContactResponse>, Status> {
         let mut call = Call::open_write(request)?;
         let which = call.contact();
-        let tag_ids: &Vec<TagId> = &call.violations.ids("tag_ids", &call.message.tag_ids);
+        let tag_names = std::mem::take(&mut call.message.tag_names);
+        let tags = &tagging::read_tags(&call.message.tag_ids, tag_names, 1, &mut call.violations);
         let which = &call.finish_with(which)?;
         let workspace = call.workspace()?;
-        let make = |tx: Tx| async move { tagging::untag(&tx, workspace, which, tag_ids).await.map(Decided) };
+        let make = |tx: Tx| async move { tagging::untag(&tx, workspace, which, tags).await.map(Decided) };
         let Decided(untagged) = call.write(&self.store, make).await?;
         Ok(Response::new(tagging::untagged_to_pb(&untagged)))
     }
@@ -233,7 +237,7 @@ impl Services {
         }
     }
 
-    /// [`Call::write`] for a write that may lose a race for an e-mail or a phone: the next run sees which contact has it.
+    /// [`Call::write`] for a write that may lose a race for an identity: the next run sees which contact has it.
     async fn write_contact<M, T, F, Fut>(&self, call: &Call<M>, make: F) -> Result<T>
     where
         M: Repeatable + Message,
@@ -283,107 +287,17 @@ async fn update(
     Ok(contact)
 }
 
-/// A contact to create or update, and to tag.
-struct Upsert {
-    workspace: WorkspaceId,
-    which: ContactRef,
-    patch: Patch,
-    tag_ids: Vec<TagId>,
-    /// The contact's id if it is new.
-    id: ContactId,
-    origin: Origin,
-}
-
-/// What an upsert did.
-struct Upserted {
-    contact: Contact,
-    created: bool,
-    assigned: Option<Assigned>,
-}
-
-impl Upserted {
-    fn into_pb(self) -> pb::UpsertContactResponse {
-        let (assignments, triggers) = self.assigned.as_ref().map(tagging::assigned_to_pb).unwrap_or_default();
-        pb::UpsertContactResponse {
-            contact: Some(to_pb(&self.contact)),
-            created: self.created,
-            assignments,
-            triggers,
-            removed_tag_ids: self.assigned.map(|assigned| texts(&assigned.removed)).unwrap_or_default(),
-        }
-    }
-}
-
-impl Answer for Upserted {
-    fn remembered(&self) -> Result<String> {
-        let remembered =
-            RememberedUpsert { contact_id: self.contact.id, created: self.created, assigned: self.assigned.clone() };
-        serde_json::to_string(&remembered).map_err(Error::internal)
-    }
-
-    async fn reload(tx: &Tx, workspace: Option<WorkspaceId>, remembered: &str) -> Result<Self> {
-        let RememberedUpsert { contact_id, created, assigned } =
-            serde_json::from_str(remembered).map_err(Error::internal)?;
-        Ok(Self { contact: Contact::reload(tx, workspace, &contact_id.to_string()).await?, created, assigned })
-    }
-}
-
-/// An upsert without the contact's data.
-#[derive(Serialize, Deserialize)]
-struct RememberedUpsert {
-    contact_id: ContactId,
-    created: bool,
-    assigned: Option<Assigned>,
-}
-
-impl Upsert {
-    async fn run(&self, tx: &Tx) -> Result<Upserted> {
-        hold_fields(tx, self.workspace, &self.patch).await?;
-        let (contact, created) = match store::contact::lock(tx, self.workspace, &self.which).await? {
-            Some(contact) => (update(tx, self.workspace, contact, &self.patch, &self.origin).await?, false),
-            None => (self.create(tx).await?, true),
-        };
-        let assigned = self.tag(tx, contact.id).await?;
-        Ok(Upserted { contact, created, assigned })
-    }
-
-    async fn create(&self, tx: &Tx) -> Result<Contact> {
-        let contact = self.patch.create(self.id, tx.now())?;
-        match store::contact::insert(tx, self.workspace, &contact).await {
-            Ok(()) => {
-                automation::changed(tx, self.workspace, &contact, Change::Created, &self.origin).await?;
-                Ok(contact)
-            }
-            // It was created since it was looked for: the next run finds and updates it.
-            Err(Error::AlreadyExists { field, .. }) if field == self.which.field() => {
-                Err(store::contact::lost_race(field))
-            }
-            Err(other) => Err(other),
-        }
-    }
-
-    async fn tag(&self, tx: &Tx, contact: ContactId) -> Result<Option<Assigned>> {
-        if self.tag_ids.is_empty() {
-            return Ok(None);
-        }
-        let assignment = Assignment {
-            workspace_id: self.workspace,
-            contact: ContactRef::Id(contact),
-            tags: self.tag_ids.iter().copied().map(TagRef::Id).collect(),
-            kind: TagKind::Manual,
-            origin: self.origin.clone(),
-        };
-        automation::assign(tx, &[assignment]).await?.pop().transpose()
-    }
-}
-
 fn parse_filter(filter: &pb::list_contacts_request::Filter, violations: &mut Violations) -> ContactFilter {
     refuse_nul("filter.email_prefix", &filter.email_prefix, violations);
+    let external_ids = filter.external_ids.iter().enumerate().filter_map(|(index, text)| {
+        violations.take(&format!("filter.external_ids[{index}]"), "EXTERNAL_ID", ExternalId::parse(text))
+    });
+    let external_ids: Vec<ExternalId> = external_ids.collect();
     ContactFilter {
         tag_ids: violations.ids("filter.tag_ids", &filter.tag_ids),
         statuses: filter.statuses.iter().filter_map(|status| status_of(*status)).collect(),
         email_prefix: filter.email_prefix.to_lowercase(),
-        external_ids: Vec::new(),
+        external_ids,
         created_after: parse_time("filter.create_start_time", filter.create_start_time, violations),
         created_before: parse_time("filter.create_end_time", filter.create_end_time, violations),
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::automation::{Assigned, AssignedTag, Assignment, Origin, refuse_other_kind, unassign};
 use crate::domain::tag::{TagKind, TagRef};
-use crate::error::{Error, Result, Violations};
+use crate::error::{Result, Violations};
 use crate::ids::{ContactId, TagId, WorkspaceId};
 use crate::pb;
 use crate::pb::batch_tag_contacts_response::Result as ItemResult;
@@ -15,6 +15,9 @@ use crate::rpc::trigger::decisions_to_pb;
 use crate::store::contact::ContactRef;
 use crate::store::{self, Tx};
 
+/// The most tags that one request names.
+const MAX_TAGS: usize = 20;
+
 /// Reads whom to tag with what.
 pub(super) fn read(
     mut request: pb::TagContactRequest,
@@ -22,9 +25,19 @@ pub(super) fn read(
     violations: &mut Violations,
 ) -> Option<Assignment> {
     let contact = request.take_contact().and_then(|name| name.parse(violations));
-    let tags = violations.ids("tag_ids", &request.tag_ids).into_iter().map(TagRef::Id).collect();
+    let tags = read_tags(&request.tag_ids, request.tag_names, 1, violations);
     let (contact, origin) = (contact?, origin.clone());
     Some(Assignment { workspace_id, contact, tags, kind: TagKind::Manual, origin })
+}
+
+/// Reads the tags that a request names by id and by name; `fewest` is how many it must name.
+pub(super) fn read_tags(ids: &[String], names: Vec<String>, fewest: usize, violations: &mut Violations) -> Vec<TagRef> {
+    if !(fewest..=MAX_TAGS).contains(&(ids.len() + names.len())) {
+        let rule = format!("tag_ids and tag_names must be {fewest} to {MAX_TAGS} together");
+        violations.add_if_new("tag_ids", "TAG_COUNT", rule);
+    }
+    let ids = violations.ids("tag_ids", ids).into_iter().map(TagRef::Id);
+    ids.chain(names.into_iter().map(TagRef::Name)).collect()
 }
 
 /// What came of an item of BatchTagContacts.
@@ -47,19 +60,19 @@ pub(super) struct Untagged {
 ///
 /// # Errors
 ///
-/// [`Error::NotFound`] for the contact or a tag, [`Error::TagNotAssignable`]; the database's.
-pub(super) async fn untag(tx: &Tx, workspace: WorkspaceId, which: &ContactRef, tag_ids: &[TagId]) -> Result<Untagged> {
+/// [`crate::error::Error::NotFound`] for the contact or a tag, [`crate::error::Error::TagNotAssignable`]; the database's.
+pub(super) async fn untag(tx: &Tx, workspace: WorkspaceId, which: &ContactRef, tags: &[TagRef]) -> Result<Untagged> {
     tx.gate_shared().await?;
     let config = tx.config(workspace).await?;
     let contact = store::contact::get(tx.db(), workspace, which).await?;
-    for id in tag_ids {
-        let tag = config.tag(*id).ok_or_else(|| Error::not_found(*id))?;
+    let tags = config.find_tags(tags)?;
+    for tag in &tags {
         refuse_other_kind(tag, TagKind::Manual)?;
     }
-    let rows: Vec<_> = tag_ids.iter().map(|tag| (workspace, contact.id, *tag)).collect();
+    let rows: Vec<_> = tags.iter().map(|tag| (workspace, contact.id, tag.id)).collect();
     let removed = unassign(tx, &rows).await?;
     let is_removed = |tag: &TagId| removed.contains(&(contact.id, *tag));
-    Ok(Untagged { contact_id: contact.id, removed: tag_ids.iter().copied().filter(is_removed).collect() })
+    Ok(Untagged { contact_id: contact.id, removed: tags.iter().map(|tag| tag.id).filter(is_removed).collect() })
 }
 
 /// What was assigned and triggered.

@@ -55,6 +55,7 @@ pub(super) fn at(path: &str) -> Method {
         "/taghook.v1.SmartLinkService/GetSmartLinkStats" => Method::Read,
         "/taghook.v1.TagService/CreateTag" => repeatable!(CreateTagRequest),
         "/taghook.v1.TagService/GetTag" => Method::Read,
+        "/taghook.v1.TagService/LookupTag" => Method::Read,
         "/taghook.v1.TagService/ListTags" => Method::Read,
         "/taghook.v1.TagService/UpdateTag" => repeatable!(UpdateTagRequest),
         "/taghook.v1.TagService/DeleteTag" => repeatable!(DeleteTagRequest),

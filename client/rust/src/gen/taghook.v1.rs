@@ -1417,19 +1417,19 @@ impl DeliveryReason {
         }
     }
 }
-/// Contact is a person, known by an e-mail or a phone or both.
+/// Contact is a person, known by at least one of an e-mail, a phone and an external_id.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Contact {
     /// id is `con_` and 26 characters, assigned by the server.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// email is unique in the workspace whatever its case, and kept in lower case: up to 254 bytes.
-    /// At least one of email and phone is needed. Default: none.
+    /// At least one of email, phone and external_id is needed. Default: none.
     #[prost(string, tag = "2")]
     pub email: ::prost::alloc::string::String,
     /// phone is an E.164 number, unique in the workspace, as `+4930123456`; spaces, dashes, dots,
-    /// slashes and parentheses are taken out: up to 40 bytes before that. At least one of email and phone
-    /// is needed. Default: none.
+    /// slashes and parentheses are taken out: up to 40 bytes before that. At least one of email, phone
+    /// and external_id is needed. Default: none.
     #[prost(string, tag = "3")]
     pub phone: ::prost::alloc::string::String,
     /// status is the contact's subscription. It never blocks a trigger. Default: STATUS_SUBSCRIBED.
@@ -1451,6 +1451,11 @@ pub struct Contact {
     /// etag changes with every change. Given in an update, the update is made only if it still matches.
     #[prost(string, tag = "8")]
     pub etag: ::prost::alloc::string::String,
+    /// external_id is the contact's id in the caller's own system, such as a CRM. It is unique in the
+    /// workspace and compared byte for byte: up to 200 bytes without control characters. At least one of
+    /// email, phone and external_id is needed. Default: none.
+    #[prost(string, tag = "31")]
+    pub external_id: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Contact`.
 pub mod contact {
@@ -1623,6 +1628,9 @@ pub mod list_contacts_request {
         /// create_end_time selects contacts created before this time. Default: any time.
         #[prost(message, optional, tag = "5")]
         pub create_end_time: ::core::option::Option<::prost_types::Timestamp>,
+        /// external_ids selects contacts with one of these: up to 100. Default: any external_id.
+        #[prost(string, repeated, tag = "31")]
+        pub external_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
     impl ::prost::Name for Filter {
         const NAME: &'static str = "Filter";
@@ -1671,8 +1679,8 @@ pub struct UpdateContactRequest {
     /// contact holds the id, the new values and, if wanted, the etag. Required.
     #[prost(message, optional, tag = "1")]
     pub contact: ::core::option::Option<Contact>,
-    /// update_mask names the fields to change: `email`, `phone`, `status`, `values` (replaces all) or
-    /// one value, as `values.first_name`; `*` replaces all of them. Required.
+    /// update_mask names the fields to change: `email`, `phone`, `external_id`, `status`, `values`
+    /// (replaces all) or one value, as `values.first_name`; `*` replaces all of them. Required.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
@@ -1693,14 +1701,17 @@ impl ::prost::Name for UpdateContactRequest {
 /// UpsertContactRequest is the request of UpsertContact.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UpsertContactRequest {
-    /// contact is found by its e-mail if given, else by its phone. A contact that exists keeps what isn't
-    /// given here. ALREADY_EXISTS when the phone belongs to another contact than the e-mail. Required.
+    /// contact is the contact to create or update. A contact that exists keeps what isn't given here. Its
+    /// etag, if given, must match; ABORTED (ETAG_MISMATCH) also when no contact is found. Required.
     #[prost(message, optional, tag = "1")]
     pub contact: ::core::option::Option<Contact>,
-    /// tag_ids are tags to assign: up to 20 different ones. They trigger as in TagContact.
-    /// Default: none.
+    /// tag_ids are tags to assign; with tag_names up to 20. They trigger as in TagContact. Default: none.
     #[prost(string, repeated, tag = "2")]
     pub tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// tag_names are the names of further tags, case-sensitive. A tag that is named twice counts once. A
+    /// name that no tag has is NOT_FOUND. Default: none.
+    #[prost(string, repeated, tag = "31")]
+    pub tag_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
     /// Default: none.
     #[prost(string, tag = "3")]
@@ -1790,9 +1801,13 @@ impl ::prost::Name for DeleteContactResponse {
 /// TagContactRequest is the request of TagContact.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TagContactRequest {
-    /// tag_ids are the tags to assign: 1 to 20 different ones. Required.
+    /// tag_ids are the tags to assign; with tag_names 1 to 20. Default: none.
     #[prost(string, repeated, tag = "3")]
     pub tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// tag_names are the names of further tags, case-sensitive. A tag that is named twice counts once. A
+    /// name that no tag has is NOT_FOUND. Default: none.
+    #[prost(string, repeated, tag = "31")]
+    pub tag_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
     /// Default: none.
     #[prost(string, tag = "4")]
@@ -1887,9 +1902,13 @@ impl ::prost::Name for TagAssignment {
 /// UntagContactRequest is the request of UntagContact.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UntagContactRequest {
-    /// tag_ids are the tags to remove: 1 to 20 different ones. Required.
+    /// tag_ids are the tags to remove; with tag_names 1 to 20. Default: none.
     #[prost(string, repeated, tag = "3")]
     pub tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// tag_names are the names of further tags, case-sensitive. A tag that is named twice counts once. A
+    /// name that no tag has is NOT_FOUND. Default: none.
+    #[prost(string, repeated, tag = "31")]
+    pub tag_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
     /// Default: none.
     #[prost(string, tag = "4")]
@@ -2192,7 +2211,8 @@ pub mod contact_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// CreateContact creates a contact. ALREADY_EXISTS when the e-mail or the phone is taken.
+        /// CreateContact creates a contact. ALREADY_EXISTS when another contact has the e-mail,
+        /// the phone or the external_id.
         pub async fn create_contact(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateContactRequest>,
@@ -2236,7 +2256,7 @@ pub mod contact_service_client {
                 .insert(GrpcMethod::new("taghook.v1.ContactService", "GetContact"));
             self.inner.unary(req, path, codec).await
         }
-        /// LookupContact returns the contact with an e-mail or a phone.
+        /// LookupContact returns the contact with an id, an e-mail, a phone or an external_id.
         pub async fn lookup_contact(
             &mut self,
             request: impl tonic::IntoRequest<super::LookupContactRequest>,
@@ -2283,7 +2303,8 @@ pub mod contact_service_client {
                 .insert(GrpcMethod::new("taghook.v1.ContactService", "ListContacts"));
             self.inner.unary(req, path, codec).await
         }
-        /// UpdateContact changes the fields named by the mask.
+        /// UpdateContact changes the fields named by the mask. ALREADY_EXISTS when another contact has the
+        /// e-mail, the phone or the external_id; the error's metadata names both contacts.
         pub async fn update_contact(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateContactRequest>,
@@ -2305,8 +2326,12 @@ pub mod contact_service_client {
                 .insert(GrpcMethod::new("taghook.v1.ContactService", "UpdateContact"));
             self.inner.unary(req, path, codec).await
         }
-        /// UpsertContact creates or updates the contact with an e-mail or a phone, and tags it, in one
-        /// transaction.
+        /// UpsertContact creates or updates a contact and tags it, in one transaction. The contact is found by
+        /// `contact.id`, `external_id`, `email` or `phone`, in this order: the first that is given and belongs
+        /// to a contact decides, and the others are then set on that contact. If no contact is found, a new one
+        /// is created, unless an id is given, which is NOT_FOUND. When another identity that is given belongs
+        /// to another contact: ALREADY_EXISTS, whose metadata has the `field`, the `contact_id` of the contact
+        /// that was found and the `holder_contact_id` of the one that has the identity.
         pub async fn upsert_contact(
             &mut self,
             request: impl tonic::IntoRequest<super::UpsertContactRequest>,
@@ -2359,7 +2384,7 @@ pub mod contact_service_client {
                 .insert(GrpcMethod::new("taghook.v1.ContactService", "DeleteContact"));
             self.inner.unary(req, path, codec).await
         }
-        /// TagContact assigns 1 to 20 tags. The assignments and the deliveries that they set off are
+        /// TagContact assigns 1 to 20 tags, by id or by name. The assignments and the deliveries that they set off are
         /// durable, together, when the answer arrives.
         pub async fn tag_contact(
             &mut self,
@@ -2385,7 +2410,7 @@ pub mod contact_service_client {
                 .insert(GrpcMethod::new("taghook.v1.ContactService", "TagContact"));
             self.inner.unary(req, path, codec).await
         }
-        /// UntagContact removes 1 to 20 tags. It triggers nothing.
+        /// UntagContact removes 1 to 20 tags, by id or by name. It triggers nothing.
         pub async fn untag_contact(
             &mut self,
             request: impl tonic::IntoRequest<super::UntagContactRequest>,
@@ -2903,6 +2928,8 @@ pub mod webhook_event {
         WebhookName = 6,
         /// SYSTEM_VALUE_CAMPAIGN_NAME is the campaign's name; empty when no campaign fired.
         CampaignName = 7,
+        /// SYSTEM_VALUE_CONTACT_EXTERNAL_ID is the contact's external_id; empty for a contact without one.
+        ContactExternalId = 8,
     }
     impl SystemValue {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -2919,6 +2946,7 @@ pub mod webhook_event {
                 Self::DeliveryId => "SYSTEM_VALUE_DELIVERY_ID",
                 Self::WebhookName => "SYSTEM_VALUE_WEBHOOK_NAME",
                 Self::CampaignName => "SYSTEM_VALUE_CAMPAIGN_NAME",
+                Self::ContactExternalId => "SYSTEM_VALUE_CONTACT_EXTERNAL_ID",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2932,6 +2960,7 @@ pub mod webhook_event {
                 "SYSTEM_VALUE_DELIVERY_ID" => Some(Self::DeliveryId),
                 "SYSTEM_VALUE_WEBHOOK_NAME" => Some(Self::WebhookName),
                 "SYSTEM_VALUE_CAMPAIGN_NAME" => Some(Self::CampaignName),
+                "SYSTEM_VALUE_CONTACT_EXTERNAL_ID" => Some(Self::ContactExternalId),
                 _ => None,
             }
         }
@@ -6540,6 +6569,23 @@ impl ::prost::Name for GetTagRequest {
         "/taghook.v1.GetTagRequest".into()
     }
 }
+/// LookupTagRequest is the request of LookupTag.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LookupTagRequest {
+    /// name is the tag's name, case-sensitive: 1 to 100 characters. Required.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for LookupTagRequest {
+    const NAME: &'static str = "LookupTagRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.LookupTagRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.LookupTagRequest".into()
+    }
+}
 /// ListTagsRequest is the request of ListTags.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListTagsRequest {
@@ -6884,6 +6930,28 @@ pub mod tag_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("taghook.v1.TagService", "GetTag"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// LookupTag returns the tag with a name.
+        pub async fn lookup_tag(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LookupTagRequest>,
+        ) -> std::result::Result<tonic::Response<super::Tag>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.TagService/LookupTag",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.TagService", "LookupTag"));
             self.inner.unary(req, path, codec).await
         }
         /// ListTags returns tags in the order of their creation.

@@ -1,0 +1,4 @@
+//! The caller's own names for things.
+
+mod contacts;
+mod tag_names;
