@@ -196,6 +196,10 @@ pub(crate) fn key<const N: usize>(
         created: tx.now(),
         expires: None,
         revoked: None,
+        former_expires: None,
+        last_used: None,
+        version: 1,
+        updated: None,
     }
 }
 

@@ -147,6 +147,7 @@ impl Server {
             outcomes: outcomes.clone(),
             links: Urls::new(store.facts(), links_base(config, links_addr)),
             egress: Arc::new(Egress::new(policy(config)?)),
+            setup: config.rpc().setup(),
         };
         lifecycle.spawn("rpc", rpc::serve(&services, &health, &config.rpc(), listener, stop.clone())?);
         if let Some((listener, _)) = links_listener {

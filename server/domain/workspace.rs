@@ -103,6 +103,14 @@ pub struct ApiKey {
     pub expires: Option<Micros>,
     /// When it was revoked.
     pub revoked: Option<Micros>,
+    /// Until when the secret before the last rotation opens the workspace; `None` if there is none such.
+    pub former_expires: Option<Micros>,
+    /// When it was last used, to the minute.
+    pub last_used: Option<Micros>,
+    /// Changes with every change.
+    pub version: i64,
+    /// When it was last changed.
+    pub updated: Option<Micros>,
 }
 
 impl ApiKey {

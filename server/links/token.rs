@@ -88,6 +88,12 @@ impl Urls {
         self.base.as_ref().map(|base| format!("{base}/l/{}", code.as_str()))
     }
 
+    /// What links start with; `None` if they are served nowhere.
+    #[must_use]
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
     /// A contact's own link; `None` if it is served nowhere.
     #[must_use]
     pub fn tracked(&self, link_id: SmartLinkId, contact_id: ContactId, expiry: Expiry) -> Option<String> {

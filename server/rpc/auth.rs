@@ -5,11 +5,13 @@ use std::sync::LazyLock;
 
 use crate::domain::workspace::{Scope, Scopes};
 use crate::error::{Error, Result};
-use crate::ids::WorkspaceId;
+use crate::ids::{ApiKeyId, WorkspaceId};
 
 /// Who calls, put beside each request by the authentication layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
+    /// The key.
+    pub key: ApiKeyId,
     /// The workspace that the key opens; `None` for the root key.
     pub workspace: Option<WorkspaceId>,
     /// What the key may do.
@@ -88,10 +90,11 @@ mod tests {
     #[test]
     fn a_scope_includes_those_before_it_and_the_root_key_stands_apart() {
         let key = |scopes: &[Scope]| Caller {
+            key: ApiKeyId(Uuid::nil()),
             workspace: Some(WorkspaceId(Uuid::nil())),
             scopes: scopes.iter().copied().collect(),
         };
-        let root = Caller { workspace: None, scopes: Scopes::from_code(7) };
+        let root = Caller { key: ApiKeyId(Uuid::nil()), workspace: None, scopes: Scopes::from_code(7) };
         let (reader, writer, admin) = (key(&[Scope::Read]), key(&[Scope::Write]), key(&[Scope::Admin]));
         check_access(READ, &reader, None);
         check_access(WRITE, &reader, Some("WRITE"));

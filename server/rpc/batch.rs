@@ -10,7 +10,7 @@ use crate::store::Store;
 use crate::store::request::RequestKey;
 
 /// The most items of a batch.
-const MAX_ITEMS: usize = 1_000;
+pub(super) const MAX_ITEMS: usize = 1_000;
 
 /// The items of a batch.
 pub(super) struct Batch<W> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use prost::Message;
+
 use crate::domain::time::Micros;
 use crate::error::Violations;
 
@@ -58,6 +60,18 @@ pub(super) fn parse_duration(
 pub(super) fn refuse_nul(field: &str, text: &str, violations: &mut Violations) {
     if text.contains('\0') {
         violations.add_if_new(field, "CONTROL_CHARACTER", "must not have the character U+0000");
+    }
+}
+
+/// The most bytes of a definition as a message, so that every response can be read.
+const MAX_DEFINITION_BYTES: usize = 1024 * 1024;
+
+/// Refuses a definition that is too large to be shown.
+pub(super) fn check_size(field: &str, definition: &impl Message, violations: &mut Violations) {
+    let bytes = definition.encoded_len();
+    if bytes > MAX_DEFINITION_BYTES {
+        let rule = format!("must be at most {MAX_DEFINITION_BYTES} bytes as a message; has {bytes}");
+        violations.add_if_new(field, "TOO_LARGE", rule);
     }
 }
 

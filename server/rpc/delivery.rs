@@ -9,12 +9,12 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::call::Call;
 use super::convert::{code, duration, parse_time, texts, timestamp};
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::write::answer_by_id;
 use super::{delivery_stats, replay};
 use crate::domain::delivery::{Attempt, Cause, Delivery, Reason, Source, State};
 use crate::domain::outcome::{Kind, Outcome};
-use crate::domain::request::Method;
+use crate::domain::request::{Method, Parameter};
 use crate::domain::time::Micros;
 use crate::domain::webhook::WebhookState;
 use crate::error::{Error, Result, Violations};
@@ -25,6 +25,9 @@ use crate::store::delivery::DeliveryFilter;
 use crate::store::delivery::end::{self, Which};
 use crate::store::deployment::Facts;
 use crate::store::{self, Tx};
+
+/// The most bytes of a delivery's values that a response shows.
+const MAX_PARAMETER_BYTES: usize = 1024 * 1024;
 
 type OutcomeStream = Pin<Box<dyn Stream<Item = Result<pb::StreamOutcomesResponse, Status>> + Send>>;
 
@@ -50,16 +53,13 @@ impl pb::delivery_service_server::DeliveryService for Services {
         let filter = parse_filter(&filter.unwrap_or_default(), &mut call.violations);
         call.finish()?;
         let db = self.store.read();
-        let deliveries =
-            store::delivery::list(db, call.workspace()?, &filter, page.after().copied(), page.limit()).await?;
-        let (deliveries, next_page_token) = page.cut(deliveries, |delivery| delivery.id);
+        let workspace = call.workspace()?;
+        let fetch = |after, limit| store::delivery::list(db, workspace, &filter, after, limit);
         // Lists don't carry values.
         let now = self.store.clock().now();
-        let in_list = |delivery| pb::Delivery { parameters: Vec::new(), ..to_pb(delivery, now) };
-        Ok(Response::new(pb::ListDeliveriesResponse {
-            deliveries: deliveries.into_iter().map(in_list).collect(),
-            next_page_token,
-        }))
+        let show = |delivery| pb::Delivery { parameters: Vec::new(), ..to_pb(delivery, now) };
+        let (deliveries, next_page_token) = page.collect(Weight::Heavy, fetch, |delivery| delivery.id, show).await?;
+        Ok(Response::new(pb::ListDeliveriesResponse { deliveries, next_page_token }))
     }
 
     async fn list_attempts(
@@ -74,10 +74,9 @@ impl pb::delivery_service_server::DeliveryService for Services {
         let id = call.finish_with(id)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
         store::delivery::get(db, workspace, id).await?;
-        let after = page.after().copied().unwrap_or(0);
-        let attempts = store::outcome::attempts(db, workspace, id, after, page.limit()).await?;
-        let (attempts, next_page_token) = page.cut(attempts, |(position, _)| position.0);
-        let attempts = attempts.into_iter().map(|(_, attempt)| attempt_to_pb(id, attempt)).collect();
+        let fetch = |after: Option<i64>, limit| store::outcome::attempts(db, workspace, id, after.unwrap_or(0), limit);
+        let show = |(_, attempt)| attempt_to_pb(id, attempt);
+        let (attempts, next_page_token) = page.collect(Weight::Medium, fetch, |(position, _)| position.0, show).await?;
         Ok(Response::new(pb::ListAttemptsResponse { attempts, next_page_token }))
     }
 
@@ -247,9 +246,7 @@ pub(super) fn to_pb(delivery: Delivery, now: Micros) -> pb::Delivery {
         Method::Post => (snapshot.method.code(), snapshot.encoding.code()),
     });
     let parameters = delivery.snapshot.map(|snapshot| snapshot.parameters).unwrap_or_default();
-    let parameters = parameters
-        .into_iter()
-        .map(|parameter| pb::delivery::Parameter { name: parameter.name, value: parameter.value.unwrap_or_default() });
+    let (parameters, parameters_truncated) = parameters_to_pb(parameters);
     pb::Delivery {
         id: delivery.id.to_string(),
         webhook_id: delivery.webhook_id.to_string(),
@@ -267,10 +264,26 @@ pub(super) fn to_pb(delivery: Delivery, now: Micros) -> pb::Delivery {
         coalesced_count: i32::try_from(delivery.coalesced_count).unwrap_or(i32::MAX),
         method: method.into(),
         encoding: encoding.into(),
-        parameters: parameters.collect(),
+        parameters,
+        parameters_truncated,
         erased: delivery.erased,
         causation_depth: delivery.causation_depth.into(),
     }
+}
+
+/// The values of a delivery, as far as they fit into a response; whether some are left out.
+fn parameters_to_pb(parameters: Vec<Parameter>) -> (Vec<pb::delivery::Parameter>, bool) {
+    let (count, mut bytes) = (parameters.len(), 0);
+    let fits = |parameter: &Parameter| {
+        bytes += parameter.name.len() + parameter.value.as_ref().map_or(0, String::len);
+        bytes <= MAX_PARAMETER_BYTES
+    };
+    let shown = parameters.into_iter().take_while(fits);
+    let shown = shown
+        .map(|parameter| pb::delivery::Parameter { name: parameter.name, value: parameter.value.unwrap_or_default() });
+    let shown: Vec<_> = shown.collect();
+    let truncated = shown.len() < count;
+    (shown, truncated)
 }
 
 /// An attempt on the wire.

@@ -11,7 +11,7 @@ use super::batch::Batch;
 use super::call::Call;
 use super::contact_name::{NamesContact, list_of};
 use super::convert::{parse_time, refuse_nul, timestamp};
-use super::page::Page;
+use super::page::{Page, Weight};
 use crate::automation::{Origin, Recorded, Recording};
 use crate::domain::event::{CATALOGUE, Event, EventType, MAX_ATTRIBUTES_BYTES};
 use crate::error::{Result, Violations};
@@ -83,9 +83,9 @@ impl pb::event_service_server::EventService for Services {
         let which = call.finish_with(which)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
         let id = store::contact::get(db, workspace, &which).await?.id;
-        let entries = store::event::timeline(db, id, &filter, page.after().copied(), page.limit()).await?;
-        let (entries, next_page_token) = page.cut(entries, |(place, _)| *place);
-        let events = entries.into_iter().map(|(_, event)| to_pb(event)).collect();
+        let fetch = |after, limit| store::event::timeline(db, id, &filter, after, limit);
+        let show = |(_, event)| to_pb(event);
+        let (events, next_page_token) = page.collect(Weight::Medium, fetch, |(place, _)| *place, show).await?;
         Ok(Response::new(pb::ListEventsResponse { events, next_page_token }))
     }
 }

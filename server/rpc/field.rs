@@ -8,7 +8,7 @@ use super::Services;
 use super::call::{Call, check_etag, etag_of};
 use super::convert::{code, timestamp};
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::write::{Decided, answer_by_id};
 use crate::domain::field::{CustomField, FieldKey, FieldType, STANDARD_FIELDS, StandardField, standard_field};
 use crate::domain::request::Source;
@@ -74,24 +74,10 @@ impl pb::field_service_server::FieldService for Services {
         let types: Vec<FieldType> = filter.value_types().filter_map(type_of).collect();
         call.finish()?;
         let workspace = call.workspace()?;
-        // The ids of standard fields are smaller than all others, so that one place serves both lists.
-        let mut fields = Vec::new();
-        if filter.standard != Some(false) {
-            let chosen = STANDARD_FIELDS.iter().filter(|field| types.is_empty() || types.contains(&field.field_type));
-            let chosen = chosen.filter(|field| page.after().is_none_or(|after| field.id() > *after));
-            fields.extend(chosen.map(|field| (field.id(), standard_to_pb(field))));
-        }
-        if filter.standard != Some(true) {
-            let filter = FieldFilter { types };
-            let custom =
-                store::field::list(self.store.read(), workspace, &filter, page.after().copied(), page.limit()).await?;
-            fields.extend(custom.into_iter().map(|field| (field.id, custom_to_pb(field))));
-        }
-        let (fields, next_page_token) = page.cut(fields, |(id, _)| *id);
-        Ok(Response::new(pb::ListFieldsResponse {
-            fields: fields.into_iter().map(|(_, field)| field).collect(),
-            next_page_token,
-        }))
+        let list = &List { workspace, standard: filter.standard, filter: FieldFilter { types } };
+        let fetch = |after, limit| list.fetch(&self.store, after, limit);
+        let (fields, next_page_token) = page.collect(Weight::Light, fetch, |(id, _)| *id, |(_, field)| field).await?;
+        Ok(Response::new(pb::ListFieldsResponse { fields, next_page_token }))
     }
 
     async fn update_field(&self, request: Request<pb::UpdateFieldRequest>) -> Result<Response<pb::Field>, Status> {
@@ -126,6 +112,32 @@ impl pb::field_service_server::FieldService for Services {
         let Decided(deleted) = call.write(&self.store, make).await?;
         sweep(self.store.clone(), workspace, deleted).await;
         Ok(Response::new(pb::DeleteFieldResponse {}))
+    }
+}
+
+/// The fields that a list has: the standard ones, then the custom ones. The ids of standard fields are smaller than all
+/// others, so that one place serves both.
+struct List {
+    workspace: WorkspaceId,
+    standard: Option<bool>,
+    filter: FieldFilter,
+}
+
+impl List {
+    async fn fetch(&self, store: &Store, after: Option<FieldId>, limit: u64) -> Result<Vec<(FieldId, pb::Field)>> {
+        let types = &self.filter.types;
+        let mut fields = Vec::new();
+        if self.standard != Some(false) {
+            let chosen = STANDARD_FIELDS.iter().filter(|field| types.is_empty() || types.contains(&field.field_type));
+            let chosen = chosen.filter(|field| after.is_none_or(|after| field.id() > after));
+            fields.extend(chosen.map(|field| (field.id(), standard_to_pb(field))));
+        }
+        if self.standard != Some(true) {
+            let custom = store::field::list(store.read(), self.workspace, &self.filter, after, limit).await?;
+            fields.extend(custom.into_iter().map(|field| (field.id, custom_to_pb(field))));
+        }
+        fields.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(fields)
     }
 }
 

@@ -15,9 +15,10 @@ use crate::error::chain;
 use crate::store::Store;
 
 /// The services that health is told of; the empty name is the server as a whole.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "",
     "taghook.v1.WorkspaceService",
+    "taghook.v1.InfoService",
     "taghook.v1.CampaignService",
     "taghook.v1.ContactService",
     "taghook.v1.FieldService",

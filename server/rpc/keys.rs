@@ -2,9 +2,10 @@
 //!
 //! A call brings its secret in the metadata `authorization: Bearer <secret>`. What a secret opens is cached for a second,
 //! so that a revocation counts for new calls on every server within that time. Streams that are open end with their key:
-//! while there are any, one query a second looks whether keys were revoked anywhere.
+//! while there are any, one query a second looks whether keys were revoked or changed anywhere. When a key was last used is
+//! written once a minute at most, beside the calls.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::Caller;
 use crate::domain::time::Micros;
 use crate::error::{Error, Result, chain};
+use crate::ids::ApiKeyId;
 use crate::store::Store;
 use crate::store::api_key::{self, Grant, Revocations, Secret};
 
@@ -29,6 +31,8 @@ const RENEWAL_AGE: Duration = Duration::from_millis(500);
 const MAX_CACHED: usize = 10_000;
 /// How often it is looked whether keys were revoked, for the streams that are open.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How exact `last_used_time` is.
+const USE_PRECISION: Duration = Duration::from_secs(60);
 
 /// Tells keys by their secrets. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +41,8 @@ pub struct Keys(Arc<Inner>);
 struct Inner {
     store: Store,
     known: Mutex<HashMap<Hash, Entry>>,
+    /// Keys whose last use is to be written.
+    used: Mutex<HashSet<ApiKeyId>>,
     /// Moves when keys were revoked; the streams that are open listen.
     revoked: watch::Sender<()>,
 }
@@ -66,7 +72,12 @@ impl Keys {
     /// Knows no key yet.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self(Arc::new(Inner { store, known: Mutex::default(), revoked: watch::Sender::default() }))
+        Self(Arc::new(Inner {
+            store,
+            known: Mutex::default(),
+            used: Mutex::default(),
+            revoked: watch::Sender::default(),
+        }))
     }
 
     /// Forgets what is known, since keys were revoked: that counts on this server at once.
@@ -75,7 +86,7 @@ impl Keys {
         self.0.revoked.send_replace(());
     }
 
-    /// Looks for revocations by other servers, while streams are open here, until `stop`.
+    /// Looks for revocations by other servers, while streams are open here, and writes when keys were used, until `stop`.
     pub async fn follow(self, stop: CancellationToken) {
         let mut seen: Option<Revocations> = None;
         loop {
@@ -83,6 +94,7 @@ impl Keys {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            self.write_uses().await;
             if self.0.revoked.receiver_count() == 0 {
                 // Whoever comes first asks the database itself.
                 seen = None;
@@ -96,6 +108,19 @@ impl Keys {
                 Ok(_) => {}
                 Err(error) => tracing::debug!(error = chain(&error), "revocations can't be seen"),
             }
+        }
+    }
+
+    async fn write_uses(&self) {
+        let used: Vec<ApiKeyId> = std::mem::take(&mut *lock(&self.0.used)).into_iter().collect();
+        if used.is_empty() {
+            return;
+        }
+        let used = used.as_slice();
+        let written = self.0.store.write("note_used", |tx| async move { api_key::note_used(&tx, used).await }).await;
+        if let Err(error) = written {
+            // The next use is noted again.
+            tracing::debug!(error = chain(&error), "the use of keys can't be written");
         }
     }
 
@@ -114,7 +139,10 @@ impl Keys {
         let mut revoked = self.0.revoked.subscribe();
         loop {
             match self.look_up(identity.hash).await {
-                Ok(_) => {}
+                Ok(now) if now.caller.scopes == identity.caller.scopes => {}
+                Ok(_) => {
+                    return Error::Unauthenticated("the scopes of the API key were changed; open the stream again");
+                }
                 Err(error @ Error::Unauthenticated(_)) => return error,
                 // While the database is away, nobody knows.
                 Err(_) => {
@@ -145,7 +173,7 @@ impl Keys {
         if grant.expires.is_some_and(|expires| expires <= self.0.store.clock().now()) {
             return Err(expired());
         }
-        let caller = Caller { workspace: grant.workspace, scopes: grant.scopes };
+        let caller = Caller { key: grant.key, workspace: grant.workspace, scopes: grant.scopes };
         Ok(Identity { caller, hash, expires: grant.expires })
     }
 
@@ -167,6 +195,9 @@ impl Keys {
     async fn ask(&self, hash: Hash) -> Result<Option<Grant>> {
         let asked = Instant::now();
         let grant = api_key::find(self.0.store.read(), &hash).await?;
+        if let Some(grant) = &grant {
+            self.note_use(grant);
+        }
         let mut known = self.known();
         if known.len() >= MAX_CACHED {
             known.retain(|_, entry| entry.asked.elapsed() < LIFETIME);
@@ -178,9 +209,23 @@ impl Keys {
         Ok(grant)
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<Hash, Entry>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn note_use(&self, grant: &Grant) {
+        let now = self.0.store.clock().now();
+        if grant.last_used.is_none_or(|last| now.saturating_since(last) >= USE_PRECISION) {
+            let mut used = lock(&self.0.used);
+            if used.len() < MAX_CACHED {
+                used.insert(grant.key);
+            }
+        }
     }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Hash, Entry>> {
+        lock(&self.0.known)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn expired() -> Error {

@@ -18,6 +18,7 @@ mod edge;
 mod event;
 mod field;
 mod health;
+mod info;
 mod keys;
 mod mask;
 mod page;
@@ -82,6 +83,17 @@ pub struct Services {
     pub links: Urls,
     /// What the operator lets webhooks reach.
     pub egress: Arc<Egress>,
+    /// How the port is set up.
+    pub setup: Setup,
+}
+
+/// What callers may know of how the gRPC port is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// `limits.call_timeout_seconds`.
+    pub call_timeout: Duration,
+    /// Whether pages of any origin may call.
+    pub serves_pages: bool,
 }
 
 /// How the gRPC port is served; the fields are described in the configuration.
@@ -99,6 +111,14 @@ pub struct Settings {
     pub streams: usize,
     /// `limits.call_timeout_seconds`.
     pub call_timeout: Duration,
+}
+
+impl Settings {
+    /// What callers may know of it.
+    #[must_use]
+    pub fn setup(&self) -> Setup {
+        Setup { call_timeout: self.call_timeout, serves_pages: !self.allowed_origins.is_empty() }
+    }
 }
 
 /// Why the port can't be served.
@@ -157,6 +177,7 @@ fn routes(services: &Services, health: &Health) -> Result<Routes, ServeError> {
     let services = || services.clone();
     let api = Routes::default()
         .add_service(tuned!(pb::workspace_service_server::WorkspaceServiceServer::new(services())))
+        .add_service(tuned!(pb::info_service_server::InfoServiceServer::new(services())))
         .add_service(tuned!(pb::contact_service_server::ContactServiceServer::new(services())))
         .add_service(tuned!(pb::field_service_server::FieldServiceServer::new(services())))
         .add_service(tuned!(pb::tag_service_server::TagServiceServer::new(services())))

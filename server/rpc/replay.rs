@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::call::Call;
 use super::convert::{code, parse_time, texts, timestamp};
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::write::answer_by_id;
 use crate::domain::delivery::{Source, State};
 use crate::domain::replay::{DEFAULT_RATE, DEFAULT_STATES, Replay, ReplayCounts, ReplayFilter, ReplayState, STATES};
@@ -55,9 +55,11 @@ pub(super) async fn list(
     let page = Page::<ReplayId>::read(page_size, &page_token, "replays", None::<&()>, &mut call.violations);
     call.finish()?;
     let db = services.store.read();
-    let replays = store::replay::list(db, call.workspace()?, page.after().copied(), page.limit()).await?;
-    let (replays, next_page_token) = page.cut(replays, |replay| replay.id);
-    Ok(Response::new(pb::ListReplaysResponse { replays: replays.iter().map(to_pb).collect(), next_page_token }))
+    let workspace = call.workspace()?;
+    let fetch = |after, limit| store::replay::list(db, workspace, after, limit);
+    let show = |replay: Replay| to_pb(&replay);
+    let (replays, next_page_token) = page.collect(Weight::Light, fetch, |replay| replay.id, show).await?;
+    Ok(Response::new(pb::ListReplaysResponse { replays, next_page_token }))
 }
 
 pub(super) async fn cancel(

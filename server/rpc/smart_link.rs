@@ -6,7 +6,7 @@ use super::Services;
 use super::call::{Call, check_etag, etag_of};
 use super::convert::{parse_time, refuse_nul, timestamp};
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::tag;
 use super::write::answer_by_id;
 use crate::domain::smart_link::{Clicks, Code, Day, SmartLink, is_placeholder};
@@ -71,9 +71,9 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         refuse_nul("filter.name_prefix", &prefix, &mut call.violations);
         call.finish()?;
         let (workspace, db) = (call.workspace()?, self.store.read());
-        let links = store::smart_link::list(db, workspace, &prefix, page.after().copied(), page.limit()).await?;
-        let (links, next_page_token) = page.cut(links, |link| link.id);
-        let smart_links = links.iter().map(|link| to_pb(link, &self.links)).collect();
+        let fetch = |after, limit| store::smart_link::list(db, workspace, &prefix, after, limit);
+        let show = |link: SmartLink| to_pb(&link, &self.links);
+        let (smart_links, next_page_token) = page.collect(Weight::Medium, fetch, |link| link.id, show).await?;
         Ok(Response::new(pb::ListSmartLinksResponse { smart_links, next_page_token }))
     }
 

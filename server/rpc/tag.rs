@@ -8,7 +8,7 @@ use super::Services;
 use super::call::{Call, check_etag};
 use super::convert::refuse_nul;
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::smart_link;
 use super::write::answer_by_id;
 use crate::domain::tag::Tag;
@@ -67,10 +67,10 @@ impl pb::tag_service_server::TagService for Services {
             name_prefix: filter.name_prefix,
         };
         call.finish()?;
-        let tags = store::tag::list(self.store.read(), call.workspace()?, &filter, page.after().copied(), page.limit())
-            .await?;
-        let (tags, next_page_token) = page.cut(tags, |tag| tag.id);
-        Ok(Response::new(pb::ListTagsResponse { tags: tags.into_iter().map(to_pb).collect(), next_page_token }))
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        let fetch = |after, limit| store::tag::list(db, workspace, &filter, after, limit);
+        let (tags, next_page_token) = page.collect(Weight::Medium, fetch, |tag| tag.id, to_pb).await?;
+        Ok(Response::new(pb::ListTagsResponse { tags, next_page_token }))
     }
 
     async fn update_tag(&self, request: Request<pb::UpdateTagRequest>) -> Result<Response<pb::Tag>, Status> {
@@ -111,9 +111,9 @@ impl pb::tag_service_server::TagService for Services {
         let id = call.finish_with(id)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
         store::tag::get(db, workspace, id).await?;
-        let usages = store::tag::usages(db, workspace, id, page.after().copied(), page.limit()).await?;
-        let (usages, next_page_token) = page.cut(usages, |(user, _)| *user);
-        let usages = usages.into_iter().map(convert::usage_to_pb).collect();
+        let fetch = |after, limit| store::tag::usages(db, workspace, id, after, limit);
+        let (usages, next_page_token) =
+            page.collect(Weight::Light, fetch, |(user, _)| *user, convert::usage_to_pb).await?;
         Ok(Response::new(pb::ListTagUsagesResponse { usages, next_page_token }))
     }
 }

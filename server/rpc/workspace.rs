@@ -1,12 +1,14 @@
 //! WorkspaceService: tenants and the keys that open them. It takes the root key.
 
+use std::time::Duration;
+
 use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
-use super::convert::{parse_time, refuse_nul, timestamp};
+use super::convert::{parse_duration, parse_time, refuse_nul, timestamp};
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::write::Answer;
 use crate::domain::time::Micros;
 use crate::domain::workspace::{ApiKey, Scope, Scopes, Workspace};
@@ -15,6 +17,9 @@ use crate::ids::{ApiKeyId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::api_key::Secret;
 use crate::store::{self, Tx};
+
+/// How long a former secret of a key goes on working, if the caller doesn't say.
+const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tonic::async_trait]
 impl pb::workspace_service_server::WorkspaceService for Services {
@@ -52,9 +57,9 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let pb::ListWorkspacesRequest { page_size, page_token } = std::mem::take(&mut call.message);
         let page = Page::<WorkspaceId>::read(page_size, &page_token, "workspaces", None::<&()>, &mut call.violations);
         call.finish()?;
-        let workspaces = store::workspace::list(self.store.read(), page.after().copied(), page.limit()).await?;
-        let (workspaces, next_page_token) = page.cut(workspaces, |workspace| workspace.id);
-        let workspaces = workspaces.into_iter().map(to_pb).collect();
+        let db = self.store.read();
+        let fetch = |after, limit| store::workspace::list(db, after, limit);
+        let (workspaces, next_page_token) = page.collect(Weight::Light, fetch, |workspace| workspace.id, to_pb).await?;
         Ok(Response::new(pb::ListWorkspacesResponse { workspaces, next_page_token }))
     }
 
@@ -116,6 +121,10 @@ impl pb::workspace_service_server::WorkspaceService for Services {
             created: now,
             expires,
             revoked: None,
+            former_expires: None,
+            last_used: None,
+            version: 1,
+            updated: None,
         };
         let (new, proof) = (&key, &secret);
         let make = |tx: Tx| async move {
@@ -139,10 +148,37 @@ impl pb::workspace_service_server::WorkspaceService for Services {
         let workspace = call.finish_with(workspace)?;
         let db = self.store.read();
         store::workspace::get(db, workspace).await?;
-        let keys = store::api_key::list(db, workspace, page.after().copied(), page.limit()).await?;
-        let (keys, next_page_token) = page.cut(keys, |key| key.id);
-        let api_keys = keys.into_iter().map(key_to_pb).collect();
+        let fetch = |after, limit| store::api_key::list(db, workspace, after, limit);
+        let (api_keys, next_page_token) = page.collect(Weight::Light, fetch, |key| key.id, key_to_pb).await?;
         Ok(Response::new(pb::ListApiKeysResponse { api_keys, next_page_token }))
+    }
+
+    async fn update_api_key(&self, request: Request<pb::UpdateApiKeyRequest>) -> Result<Response<pb::ApiKey>, Status> {
+        let mut call = Call::open_write(request)?;
+        let (api_key, mask) = (call.message.api_key.take(), call.message.update_mask.take());
+        let change = Update::read(api_key, mask, &mut call.violations)?;
+        let id = call.id("api_key.id", &change.given.id);
+        let id = call.finish_with(id)?;
+        let change = &change;
+        let key = call.write(&self.store, |tx| async move { update_key(&tx, id, change).await }).await?;
+        self.keys.forget();
+        Ok(Response::new(key_to_pb(key)))
+    }
+
+    async fn rotate_api_key(
+        &self,
+        request: Request<pb::RotateApiKeyRequest>,
+    ) -> Result<Response<pb::RotateApiKeyResponse>, Status> {
+        let mut call = Call::open(request)?;
+        let overlap = parse_duration("overlap", call.message.overlap, &mut call.violations).unwrap_or(DEFAULT_OVERLAP);
+        let id = call.only_id(|request| &request.id)?;
+        let secret = Secret::generate(self.store.entropy());
+        let new = &secret;
+        let make = |tx: Tx| async move { store::api_key::rotate(&tx, id, new, tx.now().saturating_add(overlap)).await };
+        let key = self.store.write("rotate_api_key", make).await?;
+        self.keys.forget();
+        let secret = secret.expose().to_owned();
+        Ok(Response::new(pb::RotateApiKeyResponse { api_key: Some(key_to_pb(key)), secret }))
     }
 
     async fn revoke_api_key(&self, request: Request<pb::RevokeApiKeyRequest>) -> Result<Response<pb::ApiKey>, Status> {
@@ -187,6 +223,28 @@ async fn update(tx: &Tx, id: WorkspaceId, change: &Update<pb::Workspace>) -> Res
     Ok(workspace)
 }
 
+async fn update_key(tx: &Tx, id: ApiKeyId, change: &Update<pb::ApiKey>) -> Result<ApiKey> {
+    let present = store::api_key::get(tx.db(), id).await?;
+    check_etag("api_key", &change.given.etag, present.version)?;
+    let merged = change.merge(&key_to_pb(present.clone()))?;
+    let mut violations = Violations::default();
+    violations.check_rules("api_key", &merged)?;
+    refuse_nul("api_key.name", &merged.name, &mut violations);
+    // A key that has expired can be changed without a new expiry.
+    let expires =
+        if change.names("expire_time") { expiry(&merged, tx.now(), &mut violations) } else { present.expires };
+    violations.finish()?;
+    let scopes = merged.scopes().filter_map(scope_of).collect();
+    let mut key = ApiKey { name: merged.name, scopes, expires, ..present.clone() };
+    if key == present {
+        return Ok(present);
+    }
+    key.version += 1;
+    key.updated = Some(tx.now());
+    store::api_key::update(tx, &key).await?;
+    Ok(key)
+}
+
 /// Checks a whole workspace, new or merged.
 fn check(workspace: &pb::Workspace) -> Result<()> {
     let mut violations = Violations::default();
@@ -222,7 +280,7 @@ fn scopes_to_pb(scopes: Scopes) -> Vec<i32> {
     scopes.iter().map(|scope| to_pb(scope).into()).collect()
 }
 
-fn to_pb(workspace: Workspace) -> pb::Workspace {
+pub(super) fn to_pb(workspace: Workspace) -> pb::Workspace {
     pb::Workspace {
         id: workspace.id.to_string(),
         name: workspace.name,
@@ -232,7 +290,7 @@ fn to_pb(workspace: Workspace) -> pb::Workspace {
     }
 }
 
-fn key_to_pb(key: ApiKey) -> pb::ApiKey {
+pub(super) fn key_to_pb(key: ApiKey) -> pb::ApiKey {
     pb::ApiKey {
         id: key.id.to_string(),
         workspace_id: key.workspace_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -242,5 +300,9 @@ fn key_to_pb(key: ApiKey) -> pb::ApiKey {
         expire_time: key.expires.map(timestamp),
         revoke_time: key.revoked.map(timestamp),
         secret_prefix: key.secret_prefix,
+        former_secret_expire_time: key.former_expires.map(timestamp),
+        last_used_time: key.last_used.map(timestamp),
+        update_time: key.updated.map(timestamp),
+        etag: etag_of(key.version),
     }
 }

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, IntoActiveModel, PaginatorTrait,
     QueryFilter, QueryOrder, QuerySelect, Set, Statement,
@@ -94,12 +95,16 @@ impl std::fmt::Debug for Secret {
 /// What a secret opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
+    /// The key.
+    pub key: ApiKeyId,
     /// The workspace; `None` for the root key.
     pub workspace: Option<WorkspaceId>,
     /// What the key may do.
     pub scopes: Scopes,
-    /// When it stops to work.
+    /// When the secret stops to work.
     pub expires: Option<Micros>,
+    /// When the key was last used, to the minute.
+    pub last_used: Option<Micros>,
 }
 
 /// What the secret with a hash opens, if its key isn't revoked and its workspace isn't deleted. Whether it has expired
@@ -109,40 +114,53 @@ pub struct Grant {
 ///
 /// The database's.
 pub async fn find(db: &impl ConnectionTrait, hash: &[u8; 32]) -> Result<Option<Grant>> {
-    let sql = "SELECT k.workspace_id, k.scopes, k.expires_us FROM api_keys k LEFT JOIN workspaces w ON w.id = k.workspace_id \
-               WHERE k.secret_hash = $1 AND k.revoked_us IS NULL \
+    let sql = "SELECT k.id, k.workspace_id, k.scopes, k.expires_us, k.last_used_us, \
+               CASE WHEN k.secret_hash = $1 THEN NULL ELSE k.former_expires_us END AS secret_expires_us \
+               FROM api_keys k LEFT JOIN workspaces w ON w.id = k.workspace_id \
+               WHERE (k.secret_hash = $1 OR k.former_hash = $1) AND k.revoked_us IS NULL \
                AND (k.workspace_id IS NULL OR (w.id IS NOT NULL AND w.deleted_us IS NULL))";
     let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [hash.to_vec().into()]);
     let Some(row) = db.query_one_raw(statement).await? else {
         return Ok(None);
     };
     let workspace: Option<uuid::Uuid> = row.try_get("", "workspace_id")?;
-    let expires: Option<i64> = row.try_get("", "expires_us")?;
+    let key_expires: Option<i64> = row.try_get("", "expires_us")?;
+    let secret_expires: Option<i64> = row.try_get("", "secret_expires_us")?;
+    let last_used: Option<i64> = row.try_get("", "last_used_us")?;
     Ok(Some(Grant {
+        key: ApiKeyId(row.try_get("", "id")?),
         workspace: workspace.map(WorkspaceId),
         scopes: Scopes::from_code(row.try_get("", "scopes")?),
-        expires: expires.map(Micros),
+        expires: key_expires.into_iter().chain(secret_expires).min().map(Micros),
+        last_used: last_used.map(Micros),
     }))
 }
 
-/// What changes with every revocation, on any server: their number and the newest time. One of both alone wouldn't: two
-/// servers' clocks differ, and retention removes keys of deleted workspaces.
+/// What changes with every revocation and every change of a key, on any server: how many keys were revoked, and the newest
+/// times. Of revocations one of both alone wouldn't do: two servers' clocks differ, and retention removes keys of deleted
+/// workspaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revocations {
     count: i64,
     newest: Option<i64>,
+    changed: Option<i64>,
 }
 
-/// How many keys were revoked, and when the newest.
+/// The state of all keys, as far as it may end what they have opened.
 ///
 /// # Errors
 ///
 /// The database's.
 pub async fn revocations(db: &impl ConnectionTrait) -> Result<Revocations> {
-    let sql = "SELECT COUNT(revoked_us) AS revoked, MAX(revoked_us) AS newest FROM api_keys";
+    let sql =
+        "SELECT COUNT(revoked_us) AS revoked, MAX(revoked_us) AS newest, MAX(updated_us) AS changed FROM api_keys";
     let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await?;
     let row = row.ok_or_else(|| Error::internal("an aggregate without a row"))?;
-    Ok(Revocations { count: row.try_get("", "revoked")?, newest: row.try_get("", "newest")? })
+    Ok(Revocations {
+        count: row.try_get("", "revoked")?,
+        newest: row.try_get("", "newest")?,
+        changed: row.try_get("", "changed")?,
+    })
 }
 
 /// Whether there is a root key.
@@ -185,6 +203,15 @@ pub async fn get(db: &impl ConnectionTrait, id: ApiKeyId) -> Result<ApiKey> {
     query.one(db).await?.map(from_row).ok_or_else(|| Error::not_found(id))
 }
 
+/// A key, of any workspace or the root key.
+///
+/// # Errors
+///
+/// [`Error::NotFound`]; the database's.
+pub async fn get_any(db: &impl ConnectionTrait, id: ApiKeyId) -> Result<ApiKey> {
+    api_key::Entity::find_by_id(id.0).one(db).await?.map(from_row).ok_or_else(|| Error::not_found(id))
+}
+
 /// The keys of a workspace in the order of their creation, after an id; revoked ones too.
 ///
 /// # Errors
@@ -223,6 +250,11 @@ pub async fn insert(tx: &Tx, key: &ApiKey, secret: &Secret) -> Result<()> {
         created_us: key.created.0,
         expires_us: key.expires.map(|time| time.0),
         revoked_us: key.revoked.map(|time| time.0),
+        version: key.version,
+        updated_us: None,
+        former_hash: None,
+        former_expires_us: None,
+        last_used_us: None,
     };
     row.into_active_model().reset_all().insert(tx.db()).await?;
     Ok(())
@@ -256,6 +288,64 @@ pub async fn revoke(tx: &Tx, id: ApiKeyId) -> Result<ApiKey> {
     get(tx.db(), id).await
 }
 
+/// Writes a key's name, scopes and expiry.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn update(tx: &Tx, key: &ApiKey) -> Result<()> {
+    let row = api_key::ActiveModel {
+        name: Set(key.name.clone()),
+        scopes: Set(key.scopes.code()),
+        expires_us: Set(key.expires.map(|time| time.0)),
+        version: Set(key.version),
+        updated_us: Set(key.updated.map(|time| time.0)),
+        ..Default::default()
+    };
+    api_key::Entity::update_many().set(row).filter(api_key::Column::Id.eq(key.id.0)).exec(tx.db()).await?;
+    Ok(())
+}
+
+/// Gives a key a new secret. The present one opens the workspace until `former_expires`, the one before it no more.
+///
+/// # Errors
+///
+/// [`Error::NotFound`]; [`Error::WrongState`] for a key that is revoked or has expired; the database's.
+pub async fn rotate(tx: &Tx, id: ApiKeyId, secret: &Secret, former_expires: Micros) -> Result<ApiKey> {
+    let key = get(tx.db(), id).await?;
+    if !key.is_live(tx.now()) {
+        let state = if key.revoked.is_some() { "REVOKED" } else { "EXPIRED" };
+        return Err(Error::WrongState { resource: "api_key", state, hint: "create another key" });
+    }
+    let row = api_key::ActiveModel {
+        secret_hash: Set(secret.hash().to_vec()),
+        secret_prefix: Set(secret.shown_prefix()),
+        former_expires_us: Set(Some(former_expires.0)),
+        version: Set(key.version + 1),
+        updated_us: Set(Some(tx.now().0)),
+        ..Default::default()
+    };
+    api_key::Entity::update_many()
+        .set(row)
+        .col_expr(api_key::Column::FormerHash, Expr::col(api_key::Column::SecretHash))
+        .filter(api_key::Column::Id.eq(id.0))
+        .exec(tx.db())
+        .await?;
+    get(tx.db(), id).await
+}
+
+/// Notes that keys were used now.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn note_used(tx: &Tx, keys: &[ApiKeyId]) -> Result<()> {
+    let row = api_key::ActiveModel { last_used_us: Set(Some(tx.now().0)), ..Default::default() };
+    let ids = keys.iter().map(|key| key.0);
+    api_key::Entity::update_many().set(row).filter(api_key::Column::Id.is_in(ids)).exec(tx.db()).await?;
+    Ok(())
+}
+
 /// Revokes all keys of a workspace.
 ///
 /// # Errors
@@ -282,6 +372,10 @@ fn from_row(row: api_key::Model) -> ApiKey {
         created: Micros(row.created_us),
         expires: row.expires_us.map(Micros),
         revoked: row.revoked_us.map(Micros),
+        former_expires: row.former_expires_us.map(Micros),
+        last_used: row.last_used_us.map(Micros),
+        version: row.version,
+        updated: row.updated_us.map(Micros),
     }
 }
 

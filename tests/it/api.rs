@@ -32,7 +32,7 @@ fn change<R>(request: &mut R, change: fn(&mut R)) {
 }
 
 fn is_read(method: &MethodDescriptor) -> bool {
-    ["Get", "List", "Lookup", "Preview", "Stream"].iter().any(|verb| method.name().starts_with(verb))
+    ["Get", "List", "Lookup", "Preview", "Stream", "WhoAmI"].iter().any(|verb| method.name().starts_with(verb))
 }
 
 /// A method's request that names a resource by `id` and says which version of it is meant by `etag`, both of the request
@@ -68,8 +68,10 @@ fn kind_name(kind: &Kind) -> &str {
 fn every_change_takes_a_request_id() {
     for method in methods().iter().filter(|method| !is_read(method)) {
         let has_id = method.input().get_field_by_name("request_id").is_some();
-        let is_exempt =
-            matches!(method.name(), "CreateApiKey" | "BatchTagContacts" | "BatchRecordEvents" | "CreateTrackedUrl");
+        let is_exempt = matches!(
+            method.name(),
+            "CreateApiKey" | "RotateApiKey" | "BatchTagContacts" | "BatchRecordEvents" | "CreateTrackedUrl"
+        );
         assert_eq!(has_id, !is_exempt, "{}", path(method));
     }
 }
@@ -305,11 +307,15 @@ both! {
         let campaign = v1::Campaign { name: "welcome".into(), ..Default::default() };
         let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
         let campaign = t.client.campaigns().create_campaign(campaign).await.unwrap().into_inner();
+        let api_key = v1::ApiKey { name: "k".into(), scopes: vec![1], ..Default::default() };
+        let api_key = v1::CreateApiKeyRequest { workspace_id: workspace.id.clone(), api_key: Some(api_key) };
+        let api_key = t.root.workspaces().create_api_key(api_key).await.unwrap().into_inner().api_key.unwrap();
         let (key, root, raw) = (t.key(), t.database().key("root.key"), t.raw().await);
         let mut found = Vec::new();
         for method in methods() {
             let service = method.parent_service();
             let (key, id) = match service.name() {
+                "WorkspaceService" if method.name() == "UpdateApiKey" => (&root, &api_key.id),
                 "WorkspaceService" => (&root, &workspace.id),
                 "WebhookService" => (&key, &webhook.id),
                 "ContactService" => (&key, &contact.id),
@@ -329,7 +335,9 @@ both! {
         found.dedup();
         let changes = methods().into_iter().map(|method| method.name().to_owned());
         let verbs = ["Update", "Delete", "Pause", "Resume", "Rotate", "Activate"];
-        let expected: Vec<_> = changes.filter(|name| verbs.iter().any(|verb| name.starts_with(verb))).collect();
+        let takes_etag =
+            |name: &String| name != "RotateApiKey" && verbs.iter().any(|verb| name.starts_with(verb));
+        let expected: Vec<_> = changes.filter(takes_etag).collect();
         assert_eq!(found, expected);
         assert_eq!(t.current(&webhook).await, webhook);
     }

@@ -11,6 +11,7 @@
 mod access;
 mod api;
 mod batches;
+mod api_keys;
 mod campaign_files;
 mod campaigns;
 mod cli;

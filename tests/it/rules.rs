@@ -317,6 +317,7 @@ struct Resources {
     workspace: String,
     smart_link: String,
     campaign: String,
+    api_key: String,
 }
 
 impl Resources {
@@ -332,14 +333,19 @@ impl Resources {
         let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
         let campaign = v1::Campaign { name: "welcome".into(), ..Default::default() };
         let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
+        let workspace = workspaces.into_inner().workspaces.remove(0).id;
+        let api_key = v1::ApiKey { name: "test".into(), scopes: vec![1], ..Default::default() };
+        let api_key = v1::CreateApiKeyRequest { workspace_id: workspace.clone(), api_key: Some(api_key) };
+        let api_key = t.root.workspaces().create_api_key(api_key).await.unwrap().into_inner().api_key.unwrap();
         Self {
+            api_key: api_key.id,
             campaign: t.client.campaigns().create_campaign(campaign).await.unwrap().into_inner().id,
             smart_link: t.client.smart_links().create_smart_link(link).await.unwrap().into_inner().id,
             contact: t.contact("ada@example.com").await.id,
             webhook: t.webhook(&receiver, &tag, |_| {}).await.id,
             tag: tag.id,
             field: t.client.fields().create_field(field).await.unwrap().into_inner().id,
-            workspace: workspaces.into_inner().workspaces.remove(0).id,
+            workspace,
         }
     }
 
@@ -352,6 +358,7 @@ impl Resources {
             "Workspace" => self.workspace.clone(),
             "SmartLink" => self.smart_link.clone(),
             "Campaign" => self.campaign.clone(),
+            "ApiKey" => self.api_key.clone(),
             other => panic!("which {other} can be updated? Say so here"),
         }
     }

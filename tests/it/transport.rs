@@ -286,7 +286,7 @@ both! {
         let mut names: Vec<_> = methods().iter().map(|method| method.parent_service().full_name().to_owned()).collect();
         names.dedup();
         names.push(String::new());
-        assert_eq!(names.len(), 10);
+        assert_eq!(names.len(), 11);
         for service in names {
             let mut watch = health.watch(HealthCheckRequest { service: service.clone() }).await.unwrap().into_inner();
             while within("the health", watch.message()).await.unwrap().unwrap().status() != ServingStatus::Serving {}
@@ -316,7 +316,7 @@ both! {
 }
 
 /// What both versions of reflection list.
-const SERVICES: [&str; 12] = [
+const SERVICES: [&str; 13] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -325,6 +325,7 @@ const SERVICES: [&str; 12] = [
     "taghook.v1.DeliveryService",
     "taghook.v1.EventService",
     "taghook.v1.FieldService",
+    "taghook.v1.InfoService",
     "taghook.v1.SmartLinkService",
     "taghook.v1.TagService",
     "taghook.v1.WebhookService",

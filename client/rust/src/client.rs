@@ -76,6 +76,13 @@ impl Client {
             .max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    /// The caller's key, and the server's version, limits and capabilities.
+    #[must_use]
+    pub fn info(&self) -> v1::info_service_client::InfoServiceClient<Channel> {
+        v1::info_service_client::InfoServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// Contacts and the tags on them.
     #[must_use]
     pub fn contacts(&self) -> v1::contact_service_client::ContactServiceClient<Channel> {

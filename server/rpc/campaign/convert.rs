@@ -1,7 +1,7 @@
 //! Campaigns on the wire.
 
 use super::super::call::etag_of;
-use super::super::convert::{code, duration, parse_duration, refuse_nul, texts, timestamp};
+use super::super::convert::{check_size, code, duration, parse_duration, refuse_nul, texts, timestamp};
 use crate::domain::campaign::{Action, Campaign, CampaignState, Definition, Enrollment, Node, Problem, Reentry};
 use crate::domain::condition::{Condition, Scope};
 use crate::error::Violations;
@@ -15,6 +15,7 @@ pub(super) const GRAPH: [&str; 3] = ["start_tag_id", "reentry", "nodes"];
 /// Reads what a campaign does; the rules of the proto were checked. What can be wrong only when it is activated isn't looked
 /// for.
 pub(super) fn parse(campaign: &pb::Campaign, violations: &mut Violations) -> Definition {
+    check_size("campaign", campaign, violations);
     refuse_nul("campaign.name", &campaign.name, violations);
     refuse_nul("campaign.description", &campaign.description, violations);
     let start_tag = violations.optional_id("campaign.start_tag_id", &campaign.start_tag_id);

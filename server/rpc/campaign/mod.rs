@@ -11,7 +11,7 @@ use super::Services;
 use super::call::{Call, check_etag};
 use super::convert::{code, refuse_nul};
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::write::{Answer, answer_by_id};
 use crate::automation::Origin;
 use crate::automation::campaign::{Entry, enroll_one, exit_one};
@@ -89,10 +89,10 @@ impl pb::campaign_service_server::CampaignService for Services {
         let page = Page::<CampaignId>::read(page_size, &page_token, "campaigns", None::<&()>, &mut call.violations);
         call.finish()?;
         let workspace = call.workspace()?;
-        let campaigns =
-            store::campaign::list(self.store.read(), workspace, page.after().copied(), page.limit()).await?;
-        let (campaigns, next_page_token) = page.cut(campaigns, |campaign| campaign.id);
-        let campaigns = campaigns.iter().map(to_pb).collect();
+        let db = self.store.read();
+        let fetch = |after, limit| store::campaign::list(db, workspace, after, limit);
+        let show = |campaign: Campaign| to_pb(&campaign);
+        let (campaigns, next_page_token) = page.collect(Weight::Heavy, fetch, |campaign| campaign.id, show).await?;
         Ok(Response::new(pb::ListCampaignsResponse { campaigns, next_page_token }))
     }
 
@@ -193,9 +193,10 @@ impl pb::campaign_service_server::CampaignService for Services {
         let id = call.finish_with(id)?;
         let db = self.store.read();
         store::campaign::get(db, call.workspace()?, id).await?;
-        let enrollments = store::enrollment::list(db, id, &filter, page.after().copied(), page.limit()).await?;
-        let (enrollments, next_page_token) = page.cut(enrollments, |enrollment| enrollment.id);
-        let enrollments = enrollments.iter().map(enrollment_to_pb).collect();
+        let fetch = |after, limit| store::enrollment::list(db, id, &filter, after, limit);
+        let show = |enrollment: Enrollment| enrollment_to_pb(&enrollment);
+        let (enrollments, next_page_token) =
+            page.collect(Weight::Light, fetch, |enrollment| enrollment.id, show).await?;
         Ok(Response::new(pb::ListEnrollmentsResponse { enrollments, next_page_token }))
     }
 }

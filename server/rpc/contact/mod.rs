@@ -19,7 +19,7 @@ use super::call::{Call, check_etag};
 use super::contact_name::list_of;
 use super::convert::{parse_time, refuse_nul, timestamp};
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::repeat::Repeatable;
 use super::trigger::decisions_to_pb;
 use super::write::{Answer, Decided, answer_by_id};
@@ -31,6 +31,7 @@ use crate::error::{Result, Violations};
 use crate::ids::{ContactId, TagId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::contact::{ContactFilter, ContactRef};
+use crate::store::contact_tag::HeldTag;
 use crate::store::{self, Tx};
 
 /// How often a write is run again that lost a race for an identity.
@@ -87,10 +88,11 @@ impl pb::contact_service_server::ContactService for Services {
         let filter = parse_filter(&filter.unwrap_or_default(), &mut call.violations);
         call.finish()?;
         let workspace = call.workspace()?;
-        let contacts =
-            store::contact::list(self.store.read(), workspace, &filter, page.after().copied(), page.limit()).await?;
-        let (contacts, next_page_token) = page.cut(contacts, |contact| contact.id);
-        Ok(Response::new(pb::ListContactsResponse { contacts: contacts.iter().map(to_pb).collect(), next_page_token }))
+        let db = self.store.read();
+        let fetch = |after, limit| store::contact::list(db, workspace, &filter, after, limit);
+        let show = |contact: Contact| to_pb(&contact);
+        let (contacts, next_page_token) = page.collect(Weight::Heavy, fetch, |contact| contact.id, show).await?;
+        Ok(Response::new(pb::ListContactsResponse { contacts, next_page_token }))
     }
 
     async fn update_contact(
@@ -198,16 +200,17 @@ impl pb::contact_service_server::ContactService for Services {
         let which = call.finish_with(which)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
         let id = store::contact::get(db, workspace, &which).await?.id;
-        let tags = store::contact_tag::list(db, id, page.after().copied(), page.limit()).await?;
-        let (tags, next_page_token) = page.cut(tags, |tag| (tag.since, tag.tag_id));
-        let contact_tags = tags.into_iter().filter_map(|tag| {
-            Some(pb::ContactTag {
-                tag_id: tag.tag_id.to_string(),
-                tag_name: tag.name?,
-                assign_time: Some(timestamp(tag.since)),
-            })
-        });
-        Ok(Response::new(pb::ListContactTagsResponse { contact_tags: contact_tags.collect(), next_page_token }))
+        let fetch = |after, limit| store::contact_tag::list(db, id, after, limit);
+        let show = |tag: HeldTag| pb::ContactTag {
+            tag_id: tag.tag_id.to_string(),
+            tag_name: tag.name.unwrap_or_default(),
+            assign_time: Some(timestamp(tag.since)),
+        };
+        let (mut contact_tags, next_page_token) =
+            page.collect(Weight::Light, fetch, |tag| (tag.since, tag.tag_id), show).await?;
+        // A tag that is being deleted has no name any more.
+        contact_tags.retain(|tag| !tag.tag_name.is_empty());
+        Ok(Response::new(pb::ListContactTagsResponse { contact_tags, next_page_token }))
     }
 }
 

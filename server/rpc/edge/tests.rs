@@ -194,6 +194,10 @@ async fn an_open_stream_ends_with_its_key() {
         created: store.clock().now(),
         expires: None,
         revoked: None,
+        former_expires: None,
+        last_used: None,
+        version: 1,
+        updated: None,
     };
     let (new, proof) = (&key, &secret);
     store.write("insert", |tx| async move { api_key::insert(&tx, new, proof).await }).await.unwrap();

@@ -13,7 +13,7 @@ use super::Services;
 use super::call::{Call, check_etag};
 use super::convert::{code, refuse_nul};
 use super::mask::Update;
-use super::page::Page;
+use super::page::{Page, Weight};
 use super::trigger::decision_to_pb;
 use super::write::answer_by_id;
 use crate::domain::delivery::{Reason, State};
@@ -79,11 +79,10 @@ impl pb::webhook_service_server::WebhookService for Services {
         };
         call.finish()?;
         let (workspace, db) = (call.workspace()?, self.store.read());
-        let webhooks =
-            store::webhook::list(db, &self.store, workspace, &filter, page.after().copied(), page.limit()).await?;
-        let (webhooks, next_page_token) = page.cut(webhooks, |webhook| webhook.id);
+        let fetch = |after, limit| store::webhook::list(db, &self.store, workspace, &filter, after, limit);
         let now = self.store.clock().now();
-        let webhooks = webhooks.iter().map(|webhook| to_pb(webhook, now)).collect();
+        let show = |webhook: Webhook| to_pb(&webhook, now);
+        let (webhooks, next_page_token) = page.collect(Weight::Heavy, fetch, |webhook| webhook.id, show).await?;
         Ok(Response::new(pb::ListWebhooksResponse { webhooks, next_page_token }))
     }
 

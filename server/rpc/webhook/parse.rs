@@ -21,7 +21,7 @@ use crate::domain::webhook::{
 use crate::error::{Result, Violations};
 use crate::ids::{TagId, TypedId, WebhookEventId};
 use crate::pb;
-use crate::rpc::convert::{code, parse_duration};
+use crate::rpc::convert::{check_size, code, parse_duration};
 use crate::store::config::WorkspaceConfig;
 
 /// What a webhook is checked against.
@@ -52,6 +52,7 @@ pub(super) fn parse(
     mut violations: Violations,
 ) -> Result<Definition> {
     let bad = &mut violations;
+    check_size("webhook", webhook, bad);
     if webhook.name.contains(char::is_control) {
         bad.add_if_new("webhook.name", "CONTROL_CHARACTER", "must not have control characters");
     }

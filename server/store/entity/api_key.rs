@@ -15,6 +15,11 @@ pub struct Model {
     pub created_us: i64,
     pub expires_us: Option<i64>,
     pub revoked_us: Option<i64>,
+    pub version: i64,
+    pub updated_us: Option<i64>,
+    pub former_hash: Option<Vec<u8>>,
+    pub former_expires_us: Option<i64>,
+    pub last_used_us: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

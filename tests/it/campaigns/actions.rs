@@ -277,7 +277,7 @@ both! {
 
     async fn a_value_that_a_contact_has_no_room_for_is_not_set_and_told(t: Taghook) {
         let long = "x".repeat(65_000);
-        let keys: Vec<_> = (0..9).map(|index| format!("notes_{index}")).collect();
+        let keys: Vec<_> = (0..9).map(|index| format!("notes{index}")).collect();
         for key in &keys {
             t.custom_field(key, ValueType::Paragraph).await;
         }

@@ -3035,6 +3035,10 @@ pub struct Delivery {
     /// parameters are the values to send, fixed like the method; empty when erased, and in lists.
     #[prost(message, repeated, tag = "17")]
     pub parameters: ::prost::alloc::vec::Vec<delivery::Parameter>,
+    /// parameters_truncated says that `parameters` has the first values alone, up to 1 MiB together. All of
+    /// them are sent.
+    #[prost(bool, tag = "100")]
+    pub parameters_truncated: bool,
     /// erased says that the contact was deleted and its values are gone.
     #[prost(bool, tag = "18")]
     pub erased: bool,
@@ -5714,6 +5718,1075 @@ pub mod field_service_client {
         }
     }
 }
+/// Workspace is a tenant. Every other resource belongs to one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Workspace {
+    /// id is `ws_` and 26 characters, assigned by the server.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// name is for people, unique in the deployment: 1 to 100 characters. Required.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// create_time is when the workspace was created.
+    #[prost(message, optional, tag = "3")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// update_time is when it was last changed.
+    #[prost(message, optional, tag = "4")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// etag changes with every change. Given in an update, the update is made only if it still matches.
+    #[prost(string, tag = "5")]
+    pub etag: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Workspace {
+    const NAME: &'static str = "Workspace";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.Workspace".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.Workspace".into()
+    }
+}
+/// ApiKey opens one workspace. What is stored of its secret is a hash.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApiKey {
+    /// id is `key_` and 26 characters, assigned by the server.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// workspace_id is the workspace that the key opens.
+    #[prost(string, tag = "2")]
+    pub workspace_id: ::prost::alloc::string::String,
+    /// name is for people: 1 to 100 characters. Required.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// scopes is what the key may do: 1 to 3 different scopes. Required.
+    #[prost(enumeration = "api_key::Scope", repeated, tag = "4")]
+    pub scopes: ::prost::alloc::vec::Vec<i32>,
+    /// create_time is when the key was created.
+    #[prost(message, optional, tag = "5")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// expire_time is when the key stops to work. Default: never.
+    #[prost(message, optional, tag = "6")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// revoke_time is when the key was revoked; unset while it isn't.
+    #[prost(message, optional, tag = "7")]
+    pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// secret_prefix is the readable start of the secret, to recognise it by.
+    #[prost(string, tag = "8")]
+    pub secret_prefix: ::prost::alloc::string::String,
+    /// former_secret_expire_time is until when the secret before the last RotateApiKey works; unset if the
+    /// key was never rotated.
+    #[prost(message, optional, tag = "9")]
+    pub former_secret_expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// last_used_time is when the key was last used, to the minute; unset if it was never used.
+    #[prost(message, optional, tag = "10")]
+    pub last_used_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// update_time is when the key was last changed or rotated; unset if it never was.
+    #[prost(message, optional, tag = "11")]
+    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// etag changes with every change. Given in an update, the update is made only if it still matches.
+    #[prost(string, tag = "12")]
+    pub etag: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `ApiKey`.
+pub mod api_key {
+    /// Scope is a group of methods.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Scope {
+        /// SCOPE_UNSPECIFIED is refused.
+        Unspecified = 0,
+        /// SCOPE_READ allows Get, List, Lookup, Preview and Stream methods.
+        Read = 1,
+        /// SCOPE_WRITE allows the methods that change contacts and tags on contacts, that record events,
+        /// and that trigger and test webhooks, retry and cancel deliveries. It includes SCOPE_READ.
+        Write = 2,
+        /// SCOPE_ADMIN allows the methods that define fields, tags and webhooks, pause and resume webhooks,
+        /// and read webhook secrets. It includes SCOPE_WRITE.
+        Admin = 3,
+    }
+    impl Scope {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "SCOPE_UNSPECIFIED",
+                Self::Read => "SCOPE_READ",
+                Self::Write => "SCOPE_WRITE",
+                Self::Admin => "SCOPE_ADMIN",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
+                "SCOPE_READ" => Some(Self::Read),
+                "SCOPE_WRITE" => Some(Self::Write),
+                "SCOPE_ADMIN" => Some(Self::Admin),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for ApiKey {
+    const NAME: &'static str = "ApiKey";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ApiKey".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ApiKey".into()
+    }
+}
+/// CreateWorkspaceRequest is the request of CreateWorkspace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateWorkspaceRequest {
+    /// workspace is the workspace to create; its output-only fields are ignored. Required.
+    #[prost(message, optional, tag = "1")]
+    pub workspace: ::core::option::Option<Workspace>,
+    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters, a UUID
+    /// is a good choice. Default: none.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CreateWorkspaceRequest {
+    const NAME: &'static str = "CreateWorkspaceRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateWorkspaceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateWorkspaceRequest".into()
+    }
+}
+/// GetWorkspaceRequest is the request of GetWorkspace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetWorkspaceRequest {
+    /// id is the workspace's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetWorkspaceRequest {
+    const NAME: &'static str = "GetWorkspaceRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetWorkspaceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetWorkspaceRequest".into()
+    }
+}
+/// ListWorkspacesRequest is the request of ListWorkspaces.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListWorkspacesRequest {
+    /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
+    #[prost(int32, tag = "1")]
+    pub page_size: i32,
+    /// page_token continues after an earlier page. Default: the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListWorkspacesRequest {
+    const NAME: &'static str = "ListWorkspacesRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListWorkspacesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListWorkspacesRequest".into()
+    }
+}
+/// ListWorkspacesResponse is the response of ListWorkspaces.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListWorkspacesResponse {
+    /// workspaces is the page.
+    #[prost(message, repeated, tag = "1")]
+    pub workspaces: ::prost::alloc::vec::Vec<Workspace>,
+    /// next_page_token continues after this page; empty on the last one.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListWorkspacesResponse {
+    const NAME: &'static str = "ListWorkspacesResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListWorkspacesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListWorkspacesResponse".into()
+    }
+}
+/// UpdateWorkspaceRequest is the request of UpdateWorkspace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateWorkspaceRequest {
+    /// workspace holds the id, the new values and, if wanted, the etag. Required.
+    #[prost(message, optional, tag = "1")]
+    pub workspace: ::core::option::Option<Workspace>,
+    /// update_mask names the fields to change: `name`; `*` replaces all of them. Required.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for UpdateWorkspaceRequest {
+    const NAME: &'static str = "UpdateWorkspaceRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.UpdateWorkspaceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.UpdateWorkspaceRequest".into()
+    }
+}
+/// DeleteWorkspaceRequest is the request of DeleteWorkspace.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteWorkspaceRequest {
+    /// id is the workspace's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// etag, if given, must match. Default: not checked.
+    #[prost(string, tag = "2")]
+    pub etag: ::prost::alloc::string::String,
+    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteWorkspaceRequest {
+    const NAME: &'static str = "DeleteWorkspaceRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.DeleteWorkspaceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.DeleteWorkspaceRequest".into()
+    }
+}
+/// DeleteWorkspaceResponse is the response of DeleteWorkspace.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteWorkspaceResponse {}
+impl ::prost::Name for DeleteWorkspaceResponse {
+    const NAME: &'static str = "DeleteWorkspaceResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.DeleteWorkspaceResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.DeleteWorkspaceResponse".into()
+    }
+}
+/// CreateApiKeyRequest is the request of CreateApiKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateApiKeyRequest {
+    /// workspace_id is the workspace that the key shall open. Required.
+    #[prost(string, tag = "1")]
+    pub workspace_id: ::prost::alloc::string::String,
+    /// api_key is the key to create: its name, scopes and expire_time. Required.
+    #[prost(message, optional, tag = "2")]
+    pub api_key: ::core::option::Option<ApiKey>,
+}
+impl ::prost::Name for CreateApiKeyRequest {
+    const NAME: &'static str = "CreateApiKeyRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateApiKeyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateApiKeyRequest".into()
+    }
+}
+/// CreateApiKeyResponse is the response of CreateApiKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateApiKeyResponse {
+    /// api_key is the key that was created.
+    #[prost(message, optional, tag = "1")]
+    pub api_key: ::core::option::Option<ApiKey>,
+    /// secret is what callers send in the metadata `authorization: Bearer <secret>`. It can't be read
+    /// again.
+    #[prost(string, tag = "2")]
+    pub secret: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CreateApiKeyResponse {
+    const NAME: &'static str = "CreateApiKeyResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CreateApiKeyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CreateApiKeyResponse".into()
+    }
+}
+/// ListApiKeysRequest is the request of ListApiKeys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListApiKeysRequest {
+    /// workspace_id is the workspace whose keys are listed. Required.
+    #[prost(string, tag = "1")]
+    pub workspace_id: ::prost::alloc::string::String,
+    /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
+    #[prost(int32, tag = "2")]
+    pub page_size: i32,
+    /// page_token continues after an earlier page. Default: the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListApiKeysRequest {
+    const NAME: &'static str = "ListApiKeysRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListApiKeysRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListApiKeysRequest".into()
+    }
+}
+/// ListApiKeysResponse is the response of ListApiKeys.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListApiKeysResponse {
+    /// api_keys is the page.
+    #[prost(message, repeated, tag = "1")]
+    pub api_keys: ::prost::alloc::vec::Vec<ApiKey>,
+    /// next_page_token continues after this page; empty on the last one.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListApiKeysResponse {
+    const NAME: &'static str = "ListApiKeysResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ListApiKeysResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ListApiKeysResponse".into()
+    }
+}
+/// UpdateApiKeyRequest is the request of UpdateApiKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateApiKeyRequest {
+    /// api_key holds the id, the new values and, if wanted, the etag. Required.
+    #[prost(message, optional, tag = "1")]
+    pub api_key: ::core::option::Option<ApiKey>,
+    /// update_mask names the fields to change: `name`, `scopes`, `expire_time`; `*` replaces all of them.
+    /// Required.
+    #[prost(message, optional, tag = "2")]
+    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
+    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "3")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for UpdateApiKeyRequest {
+    const NAME: &'static str = "UpdateApiKeyRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.UpdateApiKeyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.UpdateApiKeyRequest".into()
+    }
+}
+/// RotateApiKeyRequest is the request of RotateApiKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateApiKeyRequest {
+    /// id is the key's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// overlap is how long the former secret goes on working: 0 to 7 days. 0 ends it at once, as after a
+    /// leak. Default: 24 hours, when it is unset.
+    #[prost(message, optional, tag = "2")]
+    pub overlap: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for RotateApiKeyRequest {
+    const NAME: &'static str = "RotateApiKeyRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.RotateApiKeyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.RotateApiKeyRequest".into()
+    }
+}
+/// RotateApiKeyResponse is the response of RotateApiKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateApiKeyResponse {
+    /// api_key is the key.
+    #[prost(message, optional, tag = "1")]
+    pub api_key: ::core::option::Option<ApiKey>,
+    /// secret is the new secret, which callers send in the metadata `authorization: Bearer <secret>`. It
+    /// can't be read again.
+    #[prost(string, tag = "2")]
+    pub secret: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RotateApiKeyResponse {
+    const NAME: &'static str = "RotateApiKeyResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.RotateApiKeyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.RotateApiKeyResponse".into()
+    }
+}
+/// RevokeApiKeyRequest is the request of RevokeApiKey.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokeApiKeyRequest {
+    /// id is the key's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
+    /// Default: none.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RevokeApiKeyRequest {
+    const NAME: &'static str = "RevokeApiKeyRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.RevokeApiKeyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.RevokeApiKeyRequest".into()
+    }
+}
+/// Generated client implementations.
+pub mod workspace_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// WorkspaceService administers tenants and their API keys. It takes the root key of the deployment
+    /// (`root.key` in the data folder) and no other; the root key opens no other service.
+    #[derive(Debug, Clone)]
+    pub struct WorkspaceServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl WorkspaceServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> WorkspaceServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WorkspaceServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            WorkspaceServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// CreateWorkspace creates a workspace without keys. ALREADY_EXISTS when the name is taken.
+        pub async fn create_workspace(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateWorkspaceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/CreateWorkspace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.WorkspaceService", "CreateWorkspace"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetWorkspace returns one workspace.
+        pub async fn get_workspace(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetWorkspaceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/GetWorkspace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "GetWorkspace"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListWorkspaces returns workspaces in the order of their creation.
+        pub async fn list_workspaces(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListWorkspacesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWorkspacesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/ListWorkspaces",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.WorkspaceService", "ListWorkspaces"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// UpdateWorkspace changes the fields named by the mask.
+        pub async fn update_workspace(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateWorkspaceRequest>,
+        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/UpdateWorkspace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.WorkspaceService", "UpdateWorkspace"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// DeleteWorkspace ends a workspace: its keys stop at once, nothing more is sent, and its rows are
+        /// removed in the background. FAILED_PRECONDITION (NOT_DELETABLE) for the default workspace.
+        pub async fn delete_workspace(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteWorkspaceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::DeleteWorkspaceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/DeleteWorkspace",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("taghook.v1.WorkspaceService", "DeleteWorkspace"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// CreateApiKey creates a key that opens one workspace. The secret is in this answer alone; since it
+        /// can't be given again, the call takes no request_id: after a lost answer, revoke the key that
+        /// ListApiKeys shows, and create another.
+        pub async fn create_api_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateApiKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateApiKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/CreateApiKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "CreateApiKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListApiKeys returns the keys of a workspace, the revoked ones too, without their secrets.
+        pub async fn list_api_keys(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListApiKeysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListApiKeysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/ListApiKeys",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "ListApiKeys"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// UpdateApiKey changes the name, the scopes or the expiry of a key, on every server within a second.
+        /// Streams that the key has opened end when its scopes change.
+        pub async fn update_api_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateApiKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApiKey>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/UpdateApiKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "UpdateApiKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RotateApiKey gives a key a new secret, which is in this response alone. The former secret goes on
+        /// working for the overlap, so that callers can change over at any time in it; a secret before that
+        /// one stops at once. Like CreateApiKey, the call takes no request_id: after a lost response, rotate
+        /// again within the overlap of the secret that is in use, which needs an overlap that is long enough.
+        /// FAILED_PRECONDITION (WRONG_STATE) for a key that is revoked or has expired.
+        pub async fn rotate_api_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateApiKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateApiKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/RotateApiKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "RotateApiKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// RevokeApiKey ends a key on every server within a second. Revoking it again changes nothing.
+        pub async fn revoke_api_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RevokeApiKeyRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApiKey>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.WorkspaceService/RevokeApiKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "RevokeApiKey"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// WhoAmIRequest is the request of WhoAmI.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhoAmIRequest {}
+impl ::prost::Name for WhoAmIRequest {
+    const NAME: &'static str = "WhoAmIRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.WhoAmIRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.WhoAmIRequest".into()
+    }
+}
+/// WhoAmIResponse is the response of WhoAmI.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhoAmIResponse {
+    /// api_key is the caller's key, with its scopes and its expiry. The root key has no scopes.
+    #[prost(message, optional, tag = "1")]
+    pub api_key: ::core::option::Option<ApiKey>,
+    /// workspace is the workspace that the key opens; unset for the root key.
+    #[prost(message, optional, tag = "2")]
+    pub workspace: ::core::option::Option<Workspace>,
+}
+impl ::prost::Name for WhoAmIResponse {
+    const NAME: &'static str = "WhoAmIResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.WhoAmIResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.WhoAmIResponse".into()
+    }
+}
+/// GetServerInfoRequest is the request of GetServerInfo.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetServerInfoRequest {}
+impl ::prost::Name for GetServerInfoRequest {
+    const NAME: &'static str = "GetServerInfoRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetServerInfoRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetServerInfoRequest".into()
+    }
+}
+/// GetServerInfoResponse is the response of GetServerInfo.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetServerInfoResponse {
+    /// version is the server's version, as `0.1.0`.
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    /// links_base_url is what SmartLinks start with, as `<https://go.example.com`;> empty without
+    /// CAPABILITY_LINKS.
+    #[prost(string, tag = "2")]
+    pub links_base_url: ::prost::alloc::string::String,
+    /// limits are the server's limits.
+    #[prost(message, optional, tag = "3")]
+    pub limits: ::core::option::Option<ServerLimits>,
+    /// capabilities are what this server can do beyond the contract.
+    #[prost(enumeration = "Capability", repeated, tag = "4")]
+    pub capabilities: ::prost::alloc::vec::Vec<i32>,
+}
+impl ::prost::Name for GetServerInfoResponse {
+    const NAME: &'static str = "GetServerInfoResponse";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetServerInfoResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetServerInfoResponse".into()
+    }
+}
+/// ServerLimits are the limits of a server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerLimits {
+    /// max_request_bytes is the largest request message.
+    #[prost(int32, tag = "1")]
+    pub max_request_bytes: i32,
+    /// max_page_items is the most items of a page.
+    #[prost(int32, tag = "2")]
+    pub max_page_items: i32,
+    /// max_page_bytes is about the size at which a page ends.
+    #[prost(int32, tag = "3")]
+    pub max_page_bytes: i32,
+    /// max_batch_items is the most items of a batch.
+    #[prost(int32, tag = "4")]
+    pub max_batch_items: i32,
+    /// call_timeout is the longest unary call; a caller can set an earlier deadline.
+    #[prost(message, optional, tag = "5")]
+    pub call_timeout: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for ServerLimits {
+    const NAME: &'static str = "ServerLimits";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ServerLimits".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ServerLimits".into()
+    }
+}
+/// Capability is something that depends on how a server is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Capability {
+    /// CAPABILITY_UNSPECIFIED is never returned.
+    Unspecified = 0,
+    /// CAPABILITY_LINKS: the server knows the address of SmartLinks, and makes their URLs.
+    Links = 1,
+    /// CAPABILITY_WEB: pages of some origin may call by gRPC-Web.
+    Web = 2,
+    /// CAPABILITY_SEVERAL_SERVERS: other servers may share the database (PostgreSQL).
+    SeveralServers = 3,
+}
+impl Capability {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CAPABILITY_UNSPECIFIED",
+            Self::Links => "CAPABILITY_LINKS",
+            Self::Web => "CAPABILITY_WEB",
+            Self::SeveralServers => "CAPABILITY_SEVERAL_SERVERS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CAPABILITY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CAPABILITY_LINKS" => Some(Self::Links),
+            "CAPABILITY_WEB" => Some(Self::Web),
+            "CAPABILITY_SEVERAL_SERVERS" => Some(Self::SeveralServers),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod info_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// InfoService tells a caller about its key and about the server. Every valid key opens it.
+    #[derive(Debug, Clone)]
+    pub struct InfoServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl InfoServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> InfoServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InfoServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            InfoServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// WhoAmI returns the caller's key and its workspace.
+        pub async fn who_am_i(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WhoAmIRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhoAmIResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.InfoService/WhoAmI",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.InfoService", "WhoAmI"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// GetServerInfo returns the server's version, limits and capabilities.
+        pub async fn get_server_info(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetServerInfoRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServerInfoResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.InfoService/GetServerInfo",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.InfoService", "GetServerInfo"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
 /// SmartLink is a link that tags who clicks it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SmartLink {
@@ -8326,663 +9399,6 @@ pub mod webhook_service_client {
                 .insert(
                     GrpcMethod::new("taghook.v1.WebhookService", "RotateWebhookSecret"),
                 );
-            self.inner.unary(req, path, codec).await
-        }
-    }
-}
-/// Workspace is a tenant. Every other resource belongs to one.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Workspace {
-    /// id is `ws_` and 26 characters, assigned by the server.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// name is for people, unique in the deployment: 1 to 100 characters. Required.
-    #[prost(string, tag = "2")]
-    pub name: ::prost::alloc::string::String,
-    /// create_time is when the workspace was created.
-    #[prost(message, optional, tag = "3")]
-    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// update_time is when it was last changed.
-    #[prost(message, optional, tag = "4")]
-    pub update_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// etag changes with every change. Given in an update, the update is made only if it still matches.
-    #[prost(string, tag = "5")]
-    pub etag: ::prost::alloc::string::String,
-}
-impl ::prost::Name for Workspace {
-    const NAME: &'static str = "Workspace";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.Workspace".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.Workspace".into()
-    }
-}
-/// ApiKey opens one workspace. What is stored of its secret is a hash.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ApiKey {
-    /// id is `key_` and 26 characters, assigned by the server.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// workspace_id is the workspace that the key opens.
-    #[prost(string, tag = "2")]
-    pub workspace_id: ::prost::alloc::string::String,
-    /// name is for people: 1 to 100 characters. Required.
-    #[prost(string, tag = "3")]
-    pub name: ::prost::alloc::string::String,
-    /// scopes is what the key may do: 1 to 3 different scopes. Required.
-    #[prost(enumeration = "api_key::Scope", repeated, tag = "4")]
-    pub scopes: ::prost::alloc::vec::Vec<i32>,
-    /// create_time is when the key was created.
-    #[prost(message, optional, tag = "5")]
-    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// expire_time is when the key stops to work. Default: never.
-    #[prost(message, optional, tag = "6")]
-    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// revoke_time is when the key was revoked; unset while it isn't.
-    #[prost(message, optional, tag = "7")]
-    pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// secret_prefix is the readable start of the secret, to recognise it by.
-    #[prost(string, tag = "8")]
-    pub secret_prefix: ::prost::alloc::string::String,
-}
-/// Nested message and enum types in `ApiKey`.
-pub mod api_key {
-    /// Scope is a group of methods.
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum Scope {
-        /// SCOPE_UNSPECIFIED is refused.
-        Unspecified = 0,
-        /// SCOPE_READ allows Get, List, Lookup, Preview and Stream methods.
-        Read = 1,
-        /// SCOPE_WRITE allows the methods that change contacts and tags on contacts, that record events,
-        /// and that trigger and test webhooks, retry and cancel deliveries. It includes SCOPE_READ.
-        Write = 2,
-        /// SCOPE_ADMIN allows the methods that define fields, tags and webhooks, pause and resume webhooks,
-        /// and read webhook secrets. It includes SCOPE_WRITE.
-        Admin = 3,
-    }
-    impl Scope {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "SCOPE_UNSPECIFIED",
-                Self::Read => "SCOPE_READ",
-                Self::Write => "SCOPE_WRITE",
-                Self::Admin => "SCOPE_ADMIN",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "SCOPE_UNSPECIFIED" => Some(Self::Unspecified),
-                "SCOPE_READ" => Some(Self::Read),
-                "SCOPE_WRITE" => Some(Self::Write),
-                "SCOPE_ADMIN" => Some(Self::Admin),
-                _ => None,
-            }
-        }
-    }
-}
-impl ::prost::Name for ApiKey {
-    const NAME: &'static str = "ApiKey";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ApiKey".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ApiKey".into()
-    }
-}
-/// CreateWorkspaceRequest is the request of CreateWorkspace.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreateWorkspaceRequest {
-    /// workspace is the workspace to create; its output-only fields are ignored. Required.
-    #[prost(message, optional, tag = "1")]
-    pub workspace: ::core::option::Option<Workspace>,
-    /// request_id makes the call repeatable for 24 hours: up to 64 printable ASCII characters, a UUID
-    /// is a good choice. Default: none.
-    #[prost(string, tag = "2")]
-    pub request_id: ::prost::alloc::string::String,
-}
-impl ::prost::Name for CreateWorkspaceRequest {
-    const NAME: &'static str = "CreateWorkspaceRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.CreateWorkspaceRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.CreateWorkspaceRequest".into()
-    }
-}
-/// GetWorkspaceRequest is the request of GetWorkspace.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetWorkspaceRequest {
-    /// id is the workspace's id. Required.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-}
-impl ::prost::Name for GetWorkspaceRequest {
-    const NAME: &'static str = "GetWorkspaceRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.GetWorkspaceRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.GetWorkspaceRequest".into()
-    }
-}
-/// ListWorkspacesRequest is the request of ListWorkspaces.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListWorkspacesRequest {
-    /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
-    #[prost(int32, tag = "1")]
-    pub page_size: i32,
-    /// page_token continues after an earlier page. Default: the first page.
-    #[prost(string, tag = "2")]
-    pub page_token: ::prost::alloc::string::String,
-}
-impl ::prost::Name for ListWorkspacesRequest {
-    const NAME: &'static str = "ListWorkspacesRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ListWorkspacesRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ListWorkspacesRequest".into()
-    }
-}
-/// ListWorkspacesResponse is the response of ListWorkspaces.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListWorkspacesResponse {
-    /// workspaces is the page.
-    #[prost(message, repeated, tag = "1")]
-    pub workspaces: ::prost::alloc::vec::Vec<Workspace>,
-    /// next_page_token continues after this page; empty on the last one.
-    #[prost(string, tag = "2")]
-    pub next_page_token: ::prost::alloc::string::String,
-}
-impl ::prost::Name for ListWorkspacesResponse {
-    const NAME: &'static str = "ListWorkspacesResponse";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ListWorkspacesResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ListWorkspacesResponse".into()
-    }
-}
-/// UpdateWorkspaceRequest is the request of UpdateWorkspace.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct UpdateWorkspaceRequest {
-    /// workspace holds the id, the new values and, if wanted, the etag. Required.
-    #[prost(message, optional, tag = "1")]
-    pub workspace: ::core::option::Option<Workspace>,
-    /// update_mask names the fields to change: `name`; `*` replaces all of them. Required.
-    #[prost(message, optional, tag = "2")]
-    pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
-    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
-    /// Default: none.
-    #[prost(string, tag = "3")]
-    pub request_id: ::prost::alloc::string::String,
-}
-impl ::prost::Name for UpdateWorkspaceRequest {
-    const NAME: &'static str = "UpdateWorkspaceRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.UpdateWorkspaceRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.UpdateWorkspaceRequest".into()
-    }
-}
-/// DeleteWorkspaceRequest is the request of DeleteWorkspace.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteWorkspaceRequest {
-    /// id is the workspace's id. Required.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// etag, if given, must match. Default: not checked.
-    #[prost(string, tag = "2")]
-    pub etag: ::prost::alloc::string::String,
-    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
-    /// Default: none.
-    #[prost(string, tag = "3")]
-    pub request_id: ::prost::alloc::string::String,
-}
-impl ::prost::Name for DeleteWorkspaceRequest {
-    const NAME: &'static str = "DeleteWorkspaceRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.DeleteWorkspaceRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.DeleteWorkspaceRequest".into()
-    }
-}
-/// DeleteWorkspaceResponse is the response of DeleteWorkspace.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DeleteWorkspaceResponse {}
-impl ::prost::Name for DeleteWorkspaceResponse {
-    const NAME: &'static str = "DeleteWorkspaceResponse";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.DeleteWorkspaceResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.DeleteWorkspaceResponse".into()
-    }
-}
-/// CreateApiKeyRequest is the request of CreateApiKey.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreateApiKeyRequest {
-    /// workspace_id is the workspace that the key shall open. Required.
-    #[prost(string, tag = "1")]
-    pub workspace_id: ::prost::alloc::string::String,
-    /// api_key is the key to create: its name, scopes and expire_time. Required.
-    #[prost(message, optional, tag = "2")]
-    pub api_key: ::core::option::Option<ApiKey>,
-}
-impl ::prost::Name for CreateApiKeyRequest {
-    const NAME: &'static str = "CreateApiKeyRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.CreateApiKeyRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.CreateApiKeyRequest".into()
-    }
-}
-/// CreateApiKeyResponse is the response of CreateApiKey.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CreateApiKeyResponse {
-    /// api_key is the key that was created.
-    #[prost(message, optional, tag = "1")]
-    pub api_key: ::core::option::Option<ApiKey>,
-    /// secret is what callers send in the metadata `authorization: Bearer <secret>`. It can't be read
-    /// again.
-    #[prost(string, tag = "2")]
-    pub secret: ::prost::alloc::string::String,
-}
-impl ::prost::Name for CreateApiKeyResponse {
-    const NAME: &'static str = "CreateApiKeyResponse";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.CreateApiKeyResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.CreateApiKeyResponse".into()
-    }
-}
-/// ListApiKeysRequest is the request of ListApiKeys.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListApiKeysRequest {
-    /// workspace_id is the workspace whose keys are listed. Required.
-    #[prost(string, tag = "1")]
-    pub workspace_id: ::prost::alloc::string::String,
-    /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
-    #[prost(int32, tag = "2")]
-    pub page_size: i32,
-    /// page_token continues after an earlier page. Default: the first page.
-    #[prost(string, tag = "3")]
-    pub page_token: ::prost::alloc::string::String,
-}
-impl ::prost::Name for ListApiKeysRequest {
-    const NAME: &'static str = "ListApiKeysRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ListApiKeysRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ListApiKeysRequest".into()
-    }
-}
-/// ListApiKeysResponse is the response of ListApiKeys.
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListApiKeysResponse {
-    /// api_keys is the page.
-    #[prost(message, repeated, tag = "1")]
-    pub api_keys: ::prost::alloc::vec::Vec<ApiKey>,
-    /// next_page_token continues after this page; empty on the last one.
-    #[prost(string, tag = "2")]
-    pub next_page_token: ::prost::alloc::string::String,
-}
-impl ::prost::Name for ListApiKeysResponse {
-    const NAME: &'static str = "ListApiKeysResponse";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ListApiKeysResponse".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ListApiKeysResponse".into()
-    }
-}
-/// RevokeApiKeyRequest is the request of RevokeApiKey.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RevokeApiKeyRequest {
-    /// id is the key's id. Required.
-    #[prost(string, tag = "1")]
-    pub id: ::prost::alloc::string::String,
-    /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
-    /// Default: none.
-    #[prost(string, tag = "2")]
-    pub request_id: ::prost::alloc::string::String,
-}
-impl ::prost::Name for RevokeApiKeyRequest {
-    const NAME: &'static str = "RevokeApiKeyRequest";
-    const PACKAGE: &'static str = "taghook.v1";
-    fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.RevokeApiKeyRequest".into()
-    }
-    fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.RevokeApiKeyRequest".into()
-    }
-}
-/// Generated client implementations.
-pub mod workspace_service_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
-    use tonic::codegen::http::Uri;
-    /// WorkspaceService administers tenants and their API keys. It takes the root key of the deployment
-    /// (`root.key` in the data folder) and no other; the root key opens no other service.
-    #[derive(Debug, Clone)]
-    pub struct WorkspaceServiceClient<T> {
-        inner: tonic::client::Grpc<T>,
-    }
-    impl WorkspaceServiceClient<tonic::transport::Channel> {
-        /// Attempt to create a new client by connecting to a given endpoint.
-        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
-        where
-            D: TryInto<tonic::transport::Endpoint>,
-            D::Error: Into<StdError>,
-        {
-            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
-            Ok(Self::new(conn))
-        }
-    }
-    impl<T> WorkspaceServiceClient<T>
-    where
-        T: tonic::client::GrpcService<tonic::body::Body>,
-        T::Error: Into<StdError>,
-        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
-        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
-    {
-        pub fn new(inner: T) -> Self {
-            let inner = tonic::client::Grpc::new(inner);
-            Self { inner }
-        }
-        pub fn with_origin(inner: T, origin: Uri) -> Self {
-            let inner = tonic::client::Grpc::with_origin(inner, origin);
-            Self { inner }
-        }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> WorkspaceServiceClient<InterceptedService<T, F>>
-        where
-            F: tonic::service::Interceptor,
-            T::ResponseBody: Default,
-            T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
-        {
-            WorkspaceServiceClient::new(InterceptedService::new(inner, interceptor))
-        }
-        /// Compress requests with the given encoding.
-        ///
-        /// This requires the server to support it otherwise it might respond with an
-        /// error.
-        #[must_use]
-        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.send_compressed(encoding);
-            self
-        }
-        /// Enable decompressing responses.
-        #[must_use]
-        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
-            self.inner = self.inner.accept_compressed(encoding);
-            self
-        }
-        /// Limits the maximum size of a decoded message.
-        ///
-        /// Default: `4MB`
-        #[must_use]
-        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_decoding_message_size(limit);
-            self
-        }
-        /// Limits the maximum size of an encoded message.
-        ///
-        /// Default: `usize::MAX`
-        #[must_use]
-        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
-            self.inner = self.inner.max_encoding_message_size(limit);
-            self
-        }
-        /// CreateWorkspace creates a workspace without keys. ALREADY_EXISTS when the name is taken.
-        pub async fn create_workspace(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CreateWorkspaceRequest>,
-        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/CreateWorkspace",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("taghook.v1.WorkspaceService", "CreateWorkspace"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// GetWorkspace returns one workspace.
-        pub async fn get_workspace(
-            &mut self,
-            request: impl tonic::IntoRequest<super::GetWorkspaceRequest>,
-        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/GetWorkspace",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "GetWorkspace"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// ListWorkspaces returns workspaces in the order of their creation.
-        pub async fn list_workspaces(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListWorkspacesRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListWorkspacesResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/ListWorkspaces",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("taghook.v1.WorkspaceService", "ListWorkspaces"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// UpdateWorkspace changes the fields named by the mask.
-        pub async fn update_workspace(
-            &mut self,
-            request: impl tonic::IntoRequest<super::UpdateWorkspaceRequest>,
-        ) -> std::result::Result<tonic::Response<super::Workspace>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/UpdateWorkspace",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("taghook.v1.WorkspaceService", "UpdateWorkspace"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// DeleteWorkspace ends a workspace: its keys stop at once, nothing more is sent, and its rows are
-        /// removed in the background. FAILED_PRECONDITION (NOT_DELETABLE) for the default workspace.
-        pub async fn delete_workspace(
-            &mut self,
-            request: impl tonic::IntoRequest<super::DeleteWorkspaceRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::DeleteWorkspaceResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/DeleteWorkspace",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("taghook.v1.WorkspaceService", "DeleteWorkspace"),
-                );
-            self.inner.unary(req, path, codec).await
-        }
-        /// CreateApiKey creates a key that opens one workspace. The secret is in this answer alone; since it
-        /// can't be given again, the call takes no request_id: after a lost answer, revoke the key that
-        /// ListApiKeys shows, and create another.
-        pub async fn create_api_key(
-            &mut self,
-            request: impl tonic::IntoRequest<super::CreateApiKeyRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::CreateApiKeyResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/CreateApiKey",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "CreateApiKey"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// ListApiKeys returns the keys of a workspace, the revoked ones too, without their secrets.
-        pub async fn list_api_keys(
-            &mut self,
-            request: impl tonic::IntoRequest<super::ListApiKeysRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::ListApiKeysResponse>,
-            tonic::Status,
-        > {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/ListApiKeys",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "ListApiKeys"));
-            self.inner.unary(req, path, codec).await
-        }
-        /// RevokeApiKey ends a key on every server within a second. Revoking it again changes nothing.
-        pub async fn revoke_api_key(
-            &mut self,
-            request: impl tonic::IntoRequest<super::RevokeApiKeyRequest>,
-        ) -> std::result::Result<tonic::Response<super::ApiKey>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.WorkspaceService/RevokeApiKey",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("taghook.v1.WorkspaceService", "RevokeApiKey"));
             self.inner.unary(req, path, codec).await
         }
     }
