@@ -10,8 +10,8 @@
 
 mod access;
 mod api;
-mod batches;
 mod api_keys;
+mod batches;
 mod campaign_files;
 mod campaigns;
 mod cli;
