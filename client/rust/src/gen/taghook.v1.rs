@@ -4520,7 +4520,9 @@ pub enum ErrorReason {
     NotFound = 4,
     /// ERROR_REASON_ALREADY_EXISTS: Another resource has the same unique value.
     /// Code: ALREADY_EXISTS, with a `google.rpc.ResourceInfo` that names the other resource.
-    /// Metadata: `resource`: its kind; `field`: the unique field, as `email`.
+    /// Metadata: `resource`: its kind; `field`: the unique field, as `email`. When an update or upsert of a
+    /// contact fails, also `contact_id`: the contact that was to be changed, and `holder_contact_id`: the
+    /// contact that has the value.
     /// Repeat: no.
     AlreadyExists = 5,
     /// ERROR_REASON_REQUEST_ID_REUSED: The `request_id` was used within 24 hours for a request with
