@@ -410,7 +410,7 @@ both! {
             &["update_mask.paths[0]", "update_mask.paths[2]", "contact.values[\"A\"]"],
         );
         check_invalid(change(&["values.no_such"], &[]).await, &["contact.values[\"no_such\"]"]);
-        check_invalid(change(&["email"], &[]).await, &["contact.email"]);
+        check_invalid(change(&["email"], &[]).await, &["contact"]);
     }
 }
 

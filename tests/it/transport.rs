@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::HeaderMap;
 use prost::Message;
 use taghook::store::Tx;
 use taghook_client::Code;
@@ -190,6 +191,26 @@ both! {
         assert_eq!((error.code, error.reason), (Code::ResourceExhausted, ErrorReason::RequestTooLarge), "{error:?}");
         let tags = t.client.tags().list_tags(v1::ListTagsRequest::default()).await.unwrap().into_inner().tags;
         assert_eq!(tags.len(), 1);
+    }
+
+    /// gRPC core drops what is over 8 KiB as it travels, and reports RESOURCE_EXHAUSTED in its place.
+    async fn an_error_with_many_violations_reaches_every_client(t: Taghook) {
+        let raw = t.raw().await;
+        for name in ["", "ü", "%"] {
+            let parameter = v1::webhook_event::Parameter { name: name.repeat(200), ..Default::default() };
+            let event = v1::WebhookEvent { parameters: vec![parameter; 100], ..Default::default() };
+            let webhook = v1::Webhook { name: "x".into(), url: "ftp://x".into(), events: vec![event], ..Default::default() };
+            let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..Default::default() };
+            let answer = call(&t, &raw, "/taghook.v1.WebhookService/CreateWebhook", &[], frame(&request.encode_to_vec())).await;
+            let size = |headers: &HeaderMap| -> usize {
+                headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+            };
+            let bytes = size(&answer.headers) + size(&answer.trailers);
+            assert!(bytes < 8_192, "{bytes} bytes");
+            let error = answer.error();
+            assert_eq!((error.code, error.reason), (Code::InvalidArgument, ErrorReason::InvalidFields));
+            assert!(error.violations.len() > 10, "{} violations", error.violations.len());
+        }
     }
 
     async fn compressed_requests_are_read_within_the_limit(t: Taghook) {
