@@ -11,6 +11,7 @@ pub use check::{Known, Problem, check};
 pub use diagram::{Names, mermaid};
 
 use super::coded::coded;
+use super::labels::Labels;
 use super::time::Micros;
 use crate::ids::{CampaignId, ContactId, EnrollmentId, TagId, WebhookId, WorkspaceId};
 
@@ -59,6 +60,10 @@ pub struct Campaign {
     pub workspace_id: WorkspaceId,
     /// Its name, unique in the workspace.
     pub name: String,
+    /// The caller's own name of it, unique in the workspace.
+    pub key: Option<String>,
+    /// The caller's own marks of it.
+    pub labels: Labels,
     /// For people.
     pub description: String,
     /// Whether contacts enter and go on.

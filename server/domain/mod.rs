@@ -11,6 +11,7 @@ pub mod event;
 pub mod example;
 pub mod field;
 pub mod header;
+pub mod labels;
 pub mod outcome;
 pub mod rate;
 pub mod replay;

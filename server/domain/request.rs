@@ -92,6 +92,9 @@ coded! {
 pub struct EventDefinition {
     /// Its id.
     pub id: WebhookEventId,
+    /// The caller's own name of it, unique in its webhook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// How it's sent.
     pub method: Method,
     /// How its body is written; of no effect on a GET.

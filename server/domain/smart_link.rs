@@ -28,6 +28,8 @@ pub struct SmartLink {
     pub code: Code,
     /// Its name, and its tag's.
     pub name: String,
+    /// The caller's own name of it, unique in the workspace.
+    pub key: Option<String>,
     /// Where it leads.
     pub target: UrlTemplate,
     /// For people.

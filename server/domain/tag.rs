@@ -2,6 +2,7 @@
 
 use super::coded::coded;
 use super::effect::Effects;
+use super::labels::Labels;
 use super::rule::Rule;
 use super::time::Micros;
 use crate::ids::TagId;
@@ -44,6 +45,8 @@ pub struct Tag {
     pub kind: TagKind,
     /// For people.
     pub description: String,
+    /// The caller's own marks of it.
+    pub labels: Labels,
     /// What assigning a manual tag also does.
     pub effects: Effects,
     /// Which events assign a smart tag.

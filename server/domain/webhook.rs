@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::coded::coded;
 use super::delivery::{Reason, Source};
 use super::header::Header;
+use super::labels::Labels;
 use super::request::EventDefinition;
 use super::retry::Schedule;
 use super::signature::{SignatureScheme, SigningSecret};
@@ -59,6 +60,10 @@ pub struct Webhook {
     pub workspace_id: WorkspaceId,
     /// Its name; others of the workspace may have the same.
     pub name: String,
+    /// The caller's own name of it, unique in the workspace.
+    pub key: Option<String>,
+    /// The caller's own marks of it.
+    pub labels: Labels,
     /// Whether it sends.
     pub state: WebhookState,
     /// Why it was disabled.

@@ -56,6 +56,11 @@ pub(super) fn parse_duration(
     parsed
 }
 
+/// A text that may be absent; an empty one is.
+pub(super) fn optional(text: &str) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty()).map(ToOwned::to_owned)
+}
+
 /// Refuses NUL, which PostgreSQL keeps in no text.
 pub(super) fn refuse_nul(field: &str, text: &str, violations: &mut Violations) {
     if text.contains('\0') {

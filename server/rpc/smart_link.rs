@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag, etag_of};
-use super::convert::{parse_time, refuse_nul, timestamp};
+use super::convert::{optional, parse_time, refuse_nul, timestamp};
 use super::mask::Update;
 use super::page::{Page, Weight};
 use super::tag;
@@ -18,6 +18,7 @@ use crate::ids::{SmartLinkId, TagId, TypedId, WorkspaceId};
 use crate::links::{Expiry, Urls};
 use crate::pb;
 use crate::store::config::WorkspaceConfig;
+use crate::store::smart_link::SmartLinkFilter;
 use crate::store::{self, Tx};
 
 /// The days of statistics if nothing else is said, and the most.
@@ -40,9 +41,10 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         let make = |tx: Tx| async move {
             // No field that the target names is deleted meanwhile.
             tx.gate_shared().await?;
-            let Parsed { name, target, description } = parse(draft, &*tx.config(workspace).await?)?;
-            let (code, created) = (code.clone(), tx.now());
-            let link = SmartLink { id, tag_id, code, name, target, description, version: 1, created, updated: created };
+            let Parsed { name, key, target, description } = parse(draft, &*tx.config(workspace).await?)?;
+            let (code, created, version) = (code.clone(), tx.now(), 1);
+            let link =
+                SmartLink { id, tag_id, code, name, key, target, description, version, created, updated: created };
             store::smart_link::insert(&tx, workspace, &link).await?;
             Ok(link)
         };
@@ -67,11 +69,12 @@ impl pb::smart_link_service_server::SmartLinkService for Services {
         let pb::ListSmartLinksRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
         let page =
             Page::<SmartLinkId>::read(page_size, &page_token, "smart_links", filter.as_ref(), &mut call.violations);
-        let prefix = filter.unwrap_or_default().name_prefix;
-        refuse_nul("filter.name_prefix", &prefix, &mut call.violations);
+        let filter = filter.unwrap_or_default();
+        refuse_nul("filter.name_prefix", &filter.name_prefix, &mut call.violations);
+        let filter = SmartLinkFilter { name_prefix: filter.name_prefix, keys: filter.keys };
         call.finish()?;
         let (workspace, db) = (call.workspace()?, self.store.read());
-        let fetch = |after, limit| store::smart_link::list(db, workspace, &prefix, after, limit);
+        let fetch = |after, limit| store::smart_link::list(db, workspace, &filter, after, limit);
         let show = |link: SmartLink| to_pb(&link, &self.links);
         let (smart_links, next_page_token) = page.collect(Weight::Medium, fetch, |link| link.id, show).await?;
         Ok(Response::new(pb::ListSmartLinksResponse { smart_links, next_page_token }))
@@ -180,8 +183,8 @@ async fn update(
     let present = store::smart_link::get(tx.db(), workspace, id).await?;
     check_etag("smart_link", &change.given.etag, present.version)?;
     let merged = change.merge(&to_pb(&present, urls))?;
-    let Parsed { name, target, description } = parse(&merged, &*tx.config(workspace).await?)?;
-    let mut link = SmartLink { name, target, description, ..present.clone() };
+    let Parsed { name, key, target, description } = parse(&merged, &*tx.config(workspace).await?)?;
+    let mut link = SmartLink { name, key, target, description, ..present.clone() };
     if link == present {
         return Ok(present);
     }
@@ -194,6 +197,7 @@ async fn update(
 /// What callers say of a link.
 struct Parsed {
     name: String,
+    key: Option<String>,
     target: UrlTemplate,
     description: String,
 }
@@ -214,7 +218,7 @@ fn parse(link: &pb::SmartLink, config: &WorkspaceConfig) -> Result<Parsed> {
     }
     violations.finish()?;
     let target = target.map_err(|_| Error::internal("a target was refused without a word"))?;
-    Ok(Parsed { name: link.name.clone(), target, description: link.description.clone() })
+    Ok(Parsed { name: link.name.clone(), key: optional(&link.key), target, description: link.description.clone() })
 }
 
 fn parse_expiry(time: Option<Micros>, now: Micros, violations: &mut Violations) -> Expiry {
@@ -247,6 +251,7 @@ fn to_pb(link: &SmartLink, urls: &Urls) -> pb::SmartLink {
     pb::SmartLink {
         id: link.id.to_string(),
         name: link.name.clone(),
+        key: link.key.clone().unwrap_or_default(),
         target_url: link.target.as_str().to_owned(),
         description: link.description.clone(),
         tag_id: link.tag_id.to_string(),

@@ -65,6 +65,7 @@ impl pb::tag_service_server::TagService for Services {
         let filter = store::tag::TagFilter {
             kinds: filter.kinds().filter_map(kind_of).collect(),
             name_prefix: filter.name_prefix,
+            labels: filter.labels,
         };
         call.finish()?;
         let (workspace, db) = (call.workspace()?, self.store.read());

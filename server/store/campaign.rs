@@ -5,15 +5,25 @@ use sea_orm::{
     QueryFilter, QueryOrder, QuerySelect,
 };
 
-use super::Tx;
 use super::entity::campaign;
+use super::{Tx, key, labels};
 use crate::domain::campaign::{Campaign, CampaignState};
+use crate::domain::labels::Labels;
 use crate::domain::time::Micros;
 use crate::error::{Error, OnUnique, Result};
 use crate::ids::{CampaignId, TypedId, WorkspaceId};
 
 /// The most campaigns of a workspace.
 pub const MAX_CAMPAIGNS: u64 = 500;
+
+/// Selects campaigns for which all given conditions hold.
+#[derive(Clone, Debug, Default)]
+pub struct CampaignFilter {
+    /// Campaigns with one of these keys; empty for any.
+    pub keys: Vec<String>,
+    /// Campaigns with all of these labels.
+    pub labels: Labels,
+}
 
 /// A campaign.
 ///
@@ -35,6 +45,7 @@ pub async fn get(db: &impl ConnectionTrait, workspace: WorkspaceId, id: Campaign
 pub async fn list(
     db: &impl ConnectionTrait,
     workspace: WorkspaceId,
+    filter: &CampaignFilter,
     after: Option<CampaignId>,
     limit: u64,
 ) -> Result<Vec<Campaign>> {
@@ -42,6 +53,10 @@ pub async fn list(
     if let Some(after) = after {
         query = query.filter(campaign::Column::Id.gt(after.0));
     }
+    if !filter.keys.is_empty() {
+        query = query.filter(campaign::Column::Key.is_in(&filter.keys));
+    }
+    query = query.filter(labels::all_of(campaign::Column::Labels, &filter.labels)?);
     let rows = query.order_by_asc(campaign::Column::Id).limit(limit).all(db).await?;
     rows.into_iter().map(from_row).collect()
 }
@@ -52,14 +67,14 @@ pub async fn list(
 ///
 /// The database's.
 pub(super) async fn all(db: &impl ConnectionTrait, workspace: WorkspaceId) -> Result<Vec<Campaign>> {
-    list(db, workspace, None, MAX_CAMPAIGNS).await
+    list(db, workspace, &CampaignFilter::default(), None, MAX_CAMPAIGNS).await
 }
 
 /// Inserts a campaign.
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if its name is taken, [`Error::LimitReached`]; the database's.
+/// [`Error::AlreadyExists`] if its name or its key is taken, [`Error::LimitReached`]; the database's.
 pub async fn insert(tx: &Tx, campaign: &Campaign) -> Result<()> {
     let workspace = campaign.workspace_id;
     // Its row lock puts inserts of one workspace in a row, so that the count holds.
@@ -77,7 +92,7 @@ pub async fn insert(tx: &Tx, campaign: &Campaign) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if its name is taken; [`Error::EtagMismatch`] if another transaction was faster; the
+/// [`Error::AlreadyExists`] if its name or its key is taken; [`Error::EtagMismatch`] if another transaction was faster; the
 /// database's.
 pub async fn update(tx: &Tx, campaign: &Campaign) -> Result<()> {
     tx.config_changed(campaign.workspace_id).await?;
@@ -115,6 +130,7 @@ pub async fn delete(tx: &Tx, workspace: WorkspaceId, id: CampaignId) -> Result<(
 
 /// A failed statement ends a PostgreSQL transaction, so that uniqueness is asked before it is enforced.
 async fn refuse_taken(tx: &Tx, campaign: &Campaign) -> Result<()> {
+    key::refuse_taken(tx, "campaigns", campaign.workspace_id, campaign.key.as_deref(), campaign.id).await?;
     let other = campaign::Entity::find()
         .filter(campaign::Column::WorkspaceId.eq(campaign.workspace_id.0))
         .filter(campaign::Column::Name.eq(campaign.name.as_str()))
@@ -133,6 +149,8 @@ fn from_row(row: campaign::Model) -> Result<Campaign> {
         id: CampaignId(row.id),
         workspace_id: WorkspaceId(row.workspace_id),
         name: row.name,
+        key: row.key,
+        labels: labels::from_json(&row.labels)?,
         description: row.description,
         state: CampaignState::try_from(row.state).map_err(Error::internal)?,
         definition: serde_json::from_str(&row.definition).map_err(Error::internal)?,
@@ -147,6 +165,8 @@ fn to_row(campaign: &Campaign) -> Result<campaign::Model> {
         id: campaign.id.0,
         workspace_id: campaign.workspace_id.0,
         name: campaign.name.clone(),
+        key: campaign.key.clone(),
+        labels: labels::to_json(&campaign.labels)?,
         description: campaign.description.clone(),
         state: campaign.state.code(),
         reentry: campaign.definition.reentry.code(),

@@ -34,6 +34,8 @@ pub mod event;
 pub mod extra_attempt;
 pub mod field;
 pub mod heartbeat;
+mod key;
+mod labels;
 pub mod lease;
 pub mod leftover;
 pub mod open;

@@ -12,8 +12,9 @@ use sea_orm::{
 
 use super::bulk::Bulk;
 use super::entity::{smart_link, tag};
-use super::{Tx, starts_with};
+use super::{Tx, key, starts_with};
 use crate::domain::effect::Effects;
+use crate::domain::labels::Labels;
 use crate::domain::smart_link::{Clicks, Code, Day, SmartLink};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::template::UrlTemplate;
@@ -30,6 +31,15 @@ pub enum SmartLinkRef {
     Id(SmartLinkId),
     /// By what stands in its short URL.
     Code(Code),
+}
+
+/// Selects links for which all given conditions hold.
+#[derive(Clone, Debug, Default)]
+pub struct SmartLinkFilter {
+    /// Links whose name starts so.
+    pub name_prefix: String,
+    /// Links with one of these keys; empty for any.
+    pub keys: Vec<String>,
 }
 
 /// A link.
@@ -56,7 +66,7 @@ pub async fn find(db: &impl ConnectionTrait, which: &SmartLinkRef) -> Result<Opt
     row.map(|(row, tag)| Ok((WorkspaceId(row.workspace_id), from_row(&row, tag)?))).transpose()
 }
 
-/// Links whose name starts so, in the order of their creation, after an id.
+/// Links in the order of their creation, after an id.
 ///
 /// # Errors
 ///
@@ -64,7 +74,7 @@ pub async fn find(db: &impl ConnectionTrait, which: &SmartLinkRef) -> Result<Opt
 pub async fn list(
     db: &impl ConnectionTrait,
     workspace: WorkspaceId,
-    name_prefix: &str,
+    filter: &SmartLinkFilter,
     after: Option<SmartLinkId>,
     limit: u64,
 ) -> Result<Vec<SmartLink>> {
@@ -72,8 +82,11 @@ pub async fn list(
     if let Some(after) = after {
         query = query.filter(smart_link::Column::Id.gt(after.0));
     }
-    if !name_prefix.is_empty() {
-        query = query.filter(starts_with(tag::Column::Name, name_prefix));
+    if !filter.name_prefix.is_empty() {
+        query = query.filter(starts_with(tag::Column::Name, &filter.name_prefix));
+    }
+    if !filter.keys.is_empty() {
+        query = query.filter(smart_link::Column::Key.is_in(&filter.keys));
     }
     let rows = query.order_by_asc(smart_link::Column::Id).limit(limit).all(db).await?;
     rows.into_iter().map(|(row, tag)| from_row(&row, tag)).collect()
@@ -85,7 +98,7 @@ pub async fn list(
 ///
 /// The database's.
 pub async fn using(db: &impl ConnectionTrait, workspace: WorkspaceId, name: &str) -> Result<Vec<SmartLink>> {
-    let mut links = list(db, workspace, "", None, MAX_SMART_LINKS).await?;
+    let mut links = list(db, workspace, &SmartLinkFilter::default(), None, MAX_SMART_LINKS).await?;
     links.retain(|link| link.target.placeholders().any(|placeholder| placeholder == name));
     Ok(links)
 }
@@ -94,10 +107,11 @@ pub async fn using(db: &impl ConnectionTrait, workspace: WorkspaceId, name: &str
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if a tag has its name, [`Error::LimitReached`]; the database's.
+/// [`Error::AlreadyExists`] if a tag has its name or a link its key, [`Error::LimitReached`]; the database's.
 pub async fn insert(tx: &Tx, workspace: WorkspaceId, link: &SmartLink) -> Result<()> {
     // Its lock on the workspace's row puts inserts in a row, so that the count holds.
     super::tag::insert(tx, workspace, &tag_of(link)).await?;
+    key::refuse_taken(tx, "smart_links", workspace, link.key.as_deref(), link.id).await?;
     if of_workspace(workspace).count(tx.db()).await? >= MAX_SMART_LINKS {
         return Err(Error::LimitReached { resource: "smart_link", limit: MAX_SMART_LINKS });
     }
@@ -111,13 +125,14 @@ pub async fn insert(tx: &Tx, workspace: WorkspaceId, link: &SmartLink) -> Result
 ///
 /// # Errors
 ///
-/// [`Error::AlreadyExists`] if another tag has its name; [`Error::EtagMismatch`] if another transaction was faster; the
-/// database's.
+/// [`Error::AlreadyExists`] if another tag has its name or another link its key; [`Error::EtagMismatch`] if another
+/// transaction was faster; the database's.
 pub async fn update(tx: &Tx, workspace: WorkspaceId, link: &SmartLink) -> Result<()> {
     super::tag::update(tx, workspace, &tag_of(link)).await.map_err(|error| match error {
         Error::EtagMismatch { .. } => Error::EtagMismatch { resource: "smart_link" },
         other => other,
     })?;
+    key::refuse_taken(tx, "smart_links", workspace, link.key.as_deref(), link.id).await?;
     let row = to_row(workspace, link).into_active_model().reset_all();
     smart_link::Entity::update_many().set(row).filter(smart_link::Column::Id.eq(link.id.0)).exec(tx.db()).await?;
     Ok(())
@@ -204,6 +219,7 @@ fn tag_of(link: &SmartLink) -> Tag {
         name: link.name.clone(),
         kind: TagKind::SmartLink,
         description: link.description.clone(),
+        labels: Labels::new(),
         effects: Effects::default(),
         rule: None,
         version: link.version,
@@ -221,6 +237,7 @@ fn from_row(row: &smart_link::Model, tag: Option<tag::Model>) -> Result<SmartLin
         tag_id: TagId(row.tag_id),
         code: Code::parse(&row.code).ok_or_else(|| damaged("code"))?,
         name: tag.name,
+        key: row.key.clone(),
         target: UrlTemplate::parse(&row.target_url, &|_| true).map_err(|_| damaged("target"))?,
         description: tag.description,
         version: tag.version,
@@ -235,6 +252,7 @@ fn to_row(workspace: WorkspaceId, link: &SmartLink) -> smart_link::Model {
         workspace_id: workspace.0,
         tag_id: link.tag_id.0,
         code: link.code.as_str().to_owned(),
+        key: link.key.clone(),
         target_url: link.target.as_str().to_owned(),
     }
 }

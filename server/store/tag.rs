@@ -12,9 +12,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::entity::{tag, webhook, webhook_tag};
-use super::{Tx, campaign, starts_with};
+use super::{Tx, campaign, labels, starts_with};
 use crate::domain::condition::{Condition, Scope};
 use crate::domain::effect::{self, Effects};
+use crate::domain::labels::Labels;
 use crate::domain::rule::{AttributeMatch, Rule};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::time::Micros;
@@ -31,6 +32,8 @@ pub struct TagFilter {
     pub name_prefix: String,
     /// Tags of these kinds; empty for any.
     pub kinds: Vec<TagKind>,
+    /// Tags with all of these labels.
+    pub labels: Labels,
 }
 
 /// A tag.
@@ -80,6 +83,7 @@ pub async fn list(
     if !filter.kinds.is_empty() {
         query = query.filter(tag::Column::Kind.is_in(filter.kinds.iter().map(|kind| kind.code())));
     }
+    query = query.filter(labels::all_of(tag::Column::Labels, &filter.labels)?);
     let rows = query.order_by_asc(tag::Column::Id).limit(limit).all(db).await?;
     rows.into_iter().map(from_row).collect()
 }
@@ -279,6 +283,7 @@ pub(super) fn from_row(row: tag::Model) -> Result<Tag> {
         name: row.name,
         kind: TagKind::try_from(row.kind).map_err(Error::internal)?,
         description: row.description,
+        labels: labels::from_json(&row.labels)?,
         effects: from_json(row.effects.as_deref())?.unwrap_or_default(),
         rule: from_json::<StoredRule>(row.rule.as_deref())?.map(StoredRule::read),
         version: row.version,
@@ -324,6 +329,7 @@ fn to_row(workspace: WorkspaceId, tag: &Tag) -> Result<tag::Model> {
         name: tag.name.clone(),
         kind: tag.kind.code(),
         description: tag.description.clone(),
+        labels: labels::to_json(&tag.labels)?,
         effects: to_json((!tag.effects.is_empty()).then(|| serde_json::to_string(&tag.effects)))?,
         rule: to_json(tag.rule.as_ref().map(|rule| serde_json::to_string(&StoredRule::of(rule))))?,
         version: tag.version,

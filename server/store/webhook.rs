@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use super::bulk::Bulk;
 use super::entity::{webhook, webhook_tag};
-use super::{Store, Tx, deployment, starts_with};
+use super::{Store, Tx, deployment, key, labels, starts_with};
 use crate::domain::delivery::Reason;
+use crate::domain::labels::Labels;
 use crate::domain::outcome::{Kind, Outcome};
 use crate::domain::signature::SigningSecret;
 use crate::domain::time::Micros;
@@ -34,6 +35,10 @@ pub struct WebhookFilter {
     pub activation_tag: Option<TagId>,
     /// Webhooks whose name starts so.
     pub name_prefix: String,
+    /// Webhooks with one of these keys; empty for any.
+    pub keys: Vec<String>,
+    /// Webhooks with all of these labels.
+    pub labels: Labels,
 }
 
 /// What is encrypted of a webhook.
@@ -87,6 +92,10 @@ pub async fn list(
     if !filter.name_prefix.is_empty() {
         query = query.filter(starts_with(webhook::Column::Name, &filter.name_prefix));
     }
+    if !filter.keys.is_empty() {
+        query = query.filter(webhook::Column::Key.is_in(&filter.keys));
+    }
+    query = query.filter(labels::all_of(webhook::Column::Labels, &filter.labels)?);
     if let Some(tag) = filter.activation_tag {
         let activated = webhook_tag::Entity::find()
             .select_only()
@@ -111,11 +120,12 @@ pub(super) async fn all(db: &impl ConnectionTrait, store: &Store, workspace: Wor
 ///
 /// # Errors
 ///
-/// [`Error::LimitReached`]; the database's.
+/// [`Error::AlreadyExists`] if its key is taken, [`Error::LimitReached`]; the database's.
 pub async fn insert(tx: &Tx, webhook: &Webhook) -> Result<()> {
     let workspace = webhook.workspace_id;
     // Its row lock puts inserts of one workspace in a row, so that the count holds.
     tx.config_changed(workspace).await?;
+    key::refuse_taken(tx, "webhooks", workspace, webhook.key.as_deref(), webhook.id).await?;
     let count = webhook::Entity::find().filter(webhook::Column::WorkspaceId.eq(workspace.0)).count(tx.db()).await?;
     if count >= MAX_WEBHOOKS {
         return Err(Error::LimitReached { resource: "webhook", limit: MAX_WEBHOOKS });
@@ -129,8 +139,10 @@ pub async fn insert(tx: &Tx, webhook: &Webhook) -> Result<()> {
 ///
 /// # Errors
 ///
-/// [`Error::EtagMismatch`] if another transaction was faster; the database's.
+/// [`Error::AlreadyExists`] if its key is taken; [`Error::EtagMismatch`] if another transaction was faster; the database's.
 pub async fn update(tx: &Tx, webhook: &Webhook) -> Result<()> {
+    tx.config_changed(webhook.workspace_id).await?;
+    key::refuse_taken(tx, "webhooks", webhook.workspace_id, webhook.key.as_deref(), webhook.id).await?;
     let mut row = to_row(tx, webhook).await?.into_active_model().reset_all();
     // Written by settlements alone.
     row.failing_since_us = sea_orm::ActiveValue::NotSet;
@@ -144,8 +156,7 @@ pub async fn update(tx: &Tx, webhook: &Webhook) -> Result<()> {
         return Err(Error::EtagMismatch { resource: "webhook" });
     }
     unlink_tags(tx, webhook.id).await?;
-    link_tags(tx, webhook).await?;
-    tx.config_changed(webhook.workspace_id).await
+    link_tags(tx, webhook).await
 }
 
 /// Forgets how long a webhook has been failing: it was resumed, and gets its full time again.
@@ -358,6 +369,8 @@ fn from_row(store: &Store, row: webhook::Model) -> Result<Webhook> {
         id,
         workspace_id,
         name: row.name,
+        key: row.key,
+        labels: labels::from_json(&row.labels)?,
         state: WebhookState::try_from(row.state).map_err(Error::internal)?,
         state_reason: Reason::try_from(row.state_reason).map_err(Error::internal)?,
         state_since: Micros(row.state_us),
@@ -392,6 +405,8 @@ async fn to_row(tx: &Tx, webhook: &Webhook) -> Result<webhook::Model> {
         id: webhook.id.0,
         workspace_id: webhook.workspace_id.0,
         name: webhook.name.clone(),
+        key: webhook.key.clone(),
+        labels: labels::to_json(&webhook.labels)?,
         state: webhook.state.code(),
         state_reason: webhook.state_reason.code(),
         state_us: webhook.state_since.0,

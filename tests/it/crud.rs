@@ -280,7 +280,7 @@ both! {
             t.tag(name).await;
         }
         let find = async |name_prefix: &str, kinds: Vec<i32>| {
-            let filter = v1::list_tags_request::Filter { name_prefix: name_prefix.into(), kinds };
+            let filter = v1::list_tags_request::Filter { name_prefix: name_prefix.into(), kinds, ..Default::default() };
             let request = v1::ListTagsRequest { filter: Some(filter), ..Default::default() };
             let tags = t.client.tags().list_tags(request).await.unwrap().into_inner().tags;
             tags.into_iter().map(|tag| tag.name).collect::<Vec<_>>().join(" ")
@@ -356,7 +356,7 @@ both! {
         assert_eq!(find(Filter { activation_tag_id: red.id.clone(), ..Default::default() }).await, [0, 1]);
         assert_eq!(find(Filter { name_prefix: "sho".into(), ..Default::default() }).await, [0, 2]);
         let states = vec![v1::webhook::State::Active.into()];
-        let filter = Filter { states, activation_tag_id: red.id, name_prefix: "s".into() };
+        let filter = Filter { states, activation_tag_id: red.id, name_prefix: "s".into(), ..Default::default() };
         assert_eq!(find(filter).await, [0]);
     }
 

@@ -133,7 +133,7 @@ impl Names {
         if self.campaigns.is_none() {
             let (mut all, mut page_token) = (BTreeMap::new(), String::new());
             loop {
-                let request = ListCampaignsRequest { page_size: PAGE, page_token };
+                let request = ListCampaignsRequest { page_size: PAGE, page_token, ..Default::default() };
                 let page = self.client.campaigns().list_campaigns(request).await.map_err(told)?.into_inner();
                 all.extend(page.campaigns.into_iter().map(|campaign| (campaign.name, campaign.id)));
                 page_token = page.next_page_token;

@@ -41,6 +41,8 @@ fn webhook(url: &str, headers: &[(&str, &str, bool)], secrets: &[&str]) -> Prepa
         id: WebhookId(uuid::Uuid::nil()),
         workspace_id: WorkspaceId(uuid::Uuid::nil()),
         name: "Hook".to_owned(),
+        key: None,
+        labels: Default::default(),
         state: WebhookState::Active,
         state_reason: Reason::None,
         state_since: NOW,

@@ -125,6 +125,8 @@ mod tests {
             id: CampaignId(Uuid::nil()),
             workspace_id: WorkspaceId(Uuid::nil()),
             name: "n".to_owned(),
+            key: None,
+            labels: Default::default(),
             description: String::new(),
             state: CampaignState::Draft,
             definition: Definition { start_tag: Some(TagId(Uuid::nil())), reentry: Reentry::AfterExit, nodes },

@@ -165,6 +165,7 @@ fn field(key: &str) -> Source {
 fn definition(parameters: Vec<ParameterDefinition>) -> EventDefinition {
     EventDefinition {
         id: WebhookEventId(uuid::Uuid::from_u128(1)),
+        key: None,
         method: Method::Post,
         encoding: Encoding::Json,
         event_type: "contact.tagged".to_owned(),

@@ -17,6 +17,8 @@ fn webhook() -> Webhook {
         id: WebhookId(Uuid::nil()),
         workspace_id: WorkspaceId(Uuid::nil()),
         name: "Hook".to_owned(),
+        key: None,
+        labels: Default::default(),
         state: WebhookState::Active,
         state_reason: Reason::None,
         state_since: NOW,

@@ -1,7 +1,7 @@
 //! Campaigns on the wire.
 
 use super::super::call::etag_of;
-use super::super::convert::{check_size, code, duration, parse_duration, refuse_nul, texts, timestamp};
+use super::super::convert::{check_size, code, duration, optional, parse_duration, refuse_nul, texts, timestamp};
 use crate::domain::campaign::{Action, Campaign, CampaignState, Definition, Enrollment, Node, Problem, Reentry};
 use crate::domain::condition::{Condition, Scope};
 use crate::error::Violations;
@@ -26,15 +26,11 @@ pub(super) fn parse(campaign: &pb::Campaign, violations: &mut Violations) -> Def
             violations.add_if_new(format!("{path}.key"), "UNIQUE", "must not be the key of another node");
         }
         if let Some(action) = node.action.as_ref().and_then(|action| parse_action(&path, action, violations)) {
-            nodes.push(Node { key: node.key.clone(), next: some(&node.next), action });
+            nodes.push(Node { key: node.key.clone(), next: optional(&node.next), action });
         }
     }
     let reentry = Reentry::from_code(code(campaign.reentry())).unwrap_or(Reentry::AfterExit);
     Definition { start_tag, reentry, nodes }
-}
-
-fn some(text: &str) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty()).map(ToOwned::to_owned)
 }
 
 fn parse_action(path: &str, action: &PbAction, violations: &mut Violations) -> Option<Action> {
@@ -60,8 +56,8 @@ fn parse_action(path: &str, action: &PbAction, violations: &mut Violations) -> O
             let condition = violations.take(&format!("{path}.decision.condition"), "CONDITION", condition)?;
             Action::Decision {
                 condition: condition.source().to_owned(),
-                then_node: some(&it.then_node),
-                else_node: some(&it.else_node),
+                then_node: optional(&it.then_node),
+                else_node: optional(&it.else_node),
             }
         }
         PbAction::SetField(it) => {
@@ -69,7 +65,7 @@ fn parse_action(path: &str, action: &PbAction, violations: &mut Violations) -> O
             refuse_nul(&format!("{path}.set_field.value"), &it.value, violations);
             Action::SetField { key: it.field_key.clone(), value: it.value.clone() }
         }
-        PbAction::GoTo(it) => Action::GoTo(some(&it.node)),
+        PbAction::GoTo(it) => Action::GoTo(optional(&it.node)),
         PbAction::Exit(node::Exit {}) => Action::Exit,
         PbAction::StartCampaign(it) => {
             Action::StartCampaign(violations.id(&format!("{path}.start_campaign.campaign_id"), &it.campaign_id)?)
@@ -93,6 +89,8 @@ pub(super) fn to_pb(campaign: &Campaign) -> pb::Campaign {
     pb::Campaign {
         id: campaign.id.to_string(),
         name: campaign.name.clone(),
+        key: campaign.key.clone().unwrap_or_default(),
+        labels: campaign.labels.clone(),
         description: campaign.description.clone(),
         state: campaign.state.code().into(),
         start_tag_id: campaign.definition.start_tag.map(|tag| tag.to_string()).unwrap_or_default(),

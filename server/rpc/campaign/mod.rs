@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use self::convert::{enrollment_to_pb, is_editable, is_graph, parse, to_pb, to_violations};
 use super::Services;
 use super::call::{Call, check_etag};
-use super::convert::{code, refuse_nul};
+use super::convert::{code, optional, refuse_nul};
 use super::mask::Update;
 use super::page::{Page, Weight};
 use super::write::{Answer, answer_by_id};
@@ -19,6 +19,7 @@ use crate::domain::campaign::{self as campaigns, Campaign, CampaignState, Enroll
 use crate::error::{Error, Result, Violations};
 use crate::ids::{CampaignId, EnrollmentId, TypedId, WorkspaceId};
 use crate::pb;
+use crate::store::campaign::CampaignFilter;
 use crate::store::config::WorkspaceConfig;
 use crate::store::contact::ContactRef;
 use crate::store::enrollment::EnrollmentFilter;
@@ -42,6 +43,8 @@ impl pb::campaign_service_server::CampaignService for Services {
                 id,
                 workspace_id: workspace,
                 name: draft.name.clone(),
+                key: optional(&draft.key),
+                labels: draft.labels.clone(),
                 description: draft.description.clone(),
                 state: CampaignState::Draft,
                 definition: definition.clone(),
@@ -85,12 +88,14 @@ impl pb::campaign_service_server::CampaignService for Services {
         request: Request<pb::ListCampaignsRequest>,
     ) -> Result<Response<pb::ListCampaignsResponse>, Status> {
         let mut call = Call::open(request)?;
-        let pb::ListCampaignsRequest { page_size, page_token } = std::mem::take(&mut call.message);
-        let page = Page::<CampaignId>::read(page_size, &page_token, "campaigns", None::<&()>, &mut call.violations);
+        let pb::ListCampaignsRequest { page_size, page_token, filter } = std::mem::take(&mut call.message);
+        let page = Page::<CampaignId>::read(page_size, &page_token, "campaigns", filter.as_ref(), &mut call.violations);
         call.finish()?;
+        let filter = filter.map(|filter| CampaignFilter { keys: filter.keys, labels: filter.labels });
+        let filter = filter.unwrap_or_default();
         let workspace = call.workspace()?;
         let db = self.store.read();
-        let fetch = |after, limit| store::campaign::list(db, workspace, after, limit);
+        let fetch = |after, limit| store::campaign::list(db, workspace, &filter, after, limit);
         let show = |campaign: Campaign| to_pb(&campaign);
         let (campaigns, next_page_token) = page.collect(Weight::Heavy, fetch, |campaign| campaign.id, show).await?;
         Ok(Response::new(pb::ListCampaignsResponse { campaigns, next_page_token }))
@@ -231,8 +236,9 @@ async fn update(tx: &Tx, workspace: WorkspaceId, id: CampaignId, change: &Update
     violations.check_rules("campaign", &merged)?;
     let definition = parse(&merged, &mut violations);
     violations.finish()?;
-    let (name, description) = (merged.name, merged.description);
-    let mut campaign = Campaign { name, description, definition, ..present.clone() };
+    let key = optional(&merged.key);
+    let pb::Campaign { name, description, labels, .. } = merged;
+    let mut campaign = Campaign { name, key, labels, description, definition, ..present.clone() };
     if campaign == present {
         return Ok(present);
     }

@@ -28,6 +28,7 @@ pub(super) fn parse(tag: &pb::Tag, id: TagId, updated: Micros, version: i64) -> 
         name: tag.name.clone(),
         kind,
         description: tag.description.clone(),
+        labels: tag.labels.clone(),
         effects,
         rule,
         version,
@@ -101,6 +102,7 @@ pub(super) fn to_pb(tag: Tag) -> pb::Tag {
             remove_tag_ids: texts(&tag.effects.remove),
         }),
         rule: tag.rule.map(rule_to_pb),
+        labels: tag.labels,
     }
 }
 

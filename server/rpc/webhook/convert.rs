@@ -43,6 +43,8 @@ pub(super) fn to_pb(webhook: &Webhook, now: Micros) -> pb::Webhook {
         update_time: Some(timestamp(webhook.updated)),
         etag: etag_of(webhook.version),
         signature_schemes: webhook.signature_schemes().iter().map(|scheme| scheme.code().into()).collect(),
+        key: webhook.key.clone().unwrap_or_default(),
+        labels: webhook.labels.clone(),
         public_keys: webhook.live_secrets(now).filter_map(|live| live.secret.public_key()).collect(),
     }
 }
@@ -72,6 +74,7 @@ fn header_to_pb(header: &Header) -> pb::webhook::Header {
 fn event_to_pb(event: &EventDefinition) -> pb::WebhookEvent {
     pb::WebhookEvent {
         id: event.id.to_string(),
+        key: event.key.clone().unwrap_or_default(),
         method: event.method.code().into(),
         encoding: match event.method {
             Method::Post => event.encoding.code().into(),

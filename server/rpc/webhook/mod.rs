@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use super::call::{Call, check_etag};
-use super::convert::{code, refuse_nul};
+use super::convert::{code, optional, refuse_nul};
 use super::mask::Update;
 use super::page::{Page, Weight};
 use super::trigger::decision_to_pb;
@@ -47,7 +47,7 @@ impl pb::webhook_service_server::WebhookService for Services {
         let make = |tx: Tx| async move {
             tx.gate_exclusive().await?;
             let definition = self.parse(&tx, workspace, draft, None, violations.clone()).await?;
-            let mut webhook = new_webhook(tx.now(), workspace, id, draft.name.clone(), definition);
+            let mut webhook = new_webhook(tx.now(), workspace, id, draft, definition);
             sign_by(&mut webhook, &schemes(draft), tx.now(), tx.store().entropy())?;
             store::webhook::insert(&tx, &webhook).await?;
             Ok(webhook)
@@ -76,6 +76,8 @@ impl pb::webhook_service_server::WebhookService for Services {
             states: filter.states().filter_map(|state| WebhookState::from_code(code(state))).collect(),
             activation_tag: call.violations.optional_id("filter.activation_tag_id", &filter.activation_tag_id),
             name_prefix: filter.name_prefix,
+            keys: filter.keys,
+            labels: filter.labels,
         };
         call.finish()?;
         let (workspace, db) = (call.workspace()?, self.store.read());
@@ -191,13 +193,15 @@ impl Services {
         violations.check_rules("webhook", &merged)?;
         let definition = self.parse(tx, workspace, &merged, Some(&present.definition), violations).await?;
         let schemes = schemes(&merged);
-        let is_same = merged.name == present.name && definition == present.definition;
-        if is_same && schemes == present.signature_schemes() {
+        let key = optional(&merged.key);
+        let is_same = (&merged.name, &key, &merged.labels) == (&present.name, &present.key, &present.labels);
+        if is_same && definition == present.definition && schemes == present.signature_schemes() {
             return Ok(present);
         }
         end_removed_events(tx, &present, &definition).await?;
-        let (name, version, updated) = (merged.name, present.version + 1, tx.now());
-        let mut webhook = Webhook { name, definition, version, updated, ..present };
+        let pb::Webhook { name, labels, .. } = merged;
+        let (version, updated) = (present.version + 1, tx.now());
+        let mut webhook = Webhook { name, key, labels, definition, version, updated, ..present };
         sign_by(&mut webhook, &schemes, tx.now(), tx.store().entropy())?;
         store::webhook::update(tx, &webhook).await?;
         Ok(webhook)
@@ -227,11 +231,19 @@ impl Services {
 answer_by_id!(Webhook, |tx, workspace, id| store::webhook::get(tx.db(), tx.store(), workspace, id));
 
 /// A webhook that is signed by nothing yet.
-fn new_webhook(now: Micros, workspace: WorkspaceId, id: WebhookId, name: String, definition: Definition) -> Webhook {
+fn new_webhook(
+    now: Micros,
+    workspace: WorkspaceId,
+    id: WebhookId,
+    draft: &pb::Webhook,
+    definition: Definition,
+) -> Webhook {
     Webhook {
         id,
         workspace_id: workspace,
-        name,
+        name: draft.name.clone(),
+        key: optional(&draft.key),
+        labels: draft.labels.clone(),
         state: WebhookState::Active,
         state_reason: Reason::None,
         state_since: now,

@@ -21,7 +21,7 @@ use crate::domain::webhook::{
 use crate::error::{Result, Violations};
 use crate::ids::{TagId, TypedId, WebhookEventId};
 use crate::pb;
-use crate::rpc::convert::{check_size, code, parse_duration};
+use crate::rpc::convert::{check_size, code, optional, parse_duration};
 use crate::store::config::WorkspaceConfig;
 
 /// What a webhook is checked against.
@@ -122,11 +122,18 @@ fn parse_events(
     around: &Surroundings<'_>,
     violations: &mut Violations,
 ) -> Vec<EventDefinition> {
-    let mut taken = HashSet::new();
+    let (mut taken, mut keys) = (HashSet::new(), HashSet::new());
+    let named: HashSet<WebhookEventId> = events.iter().filter_map(|event| event.id.parse().ok()).collect();
     let mut parsed = Vec::with_capacity(events.len());
     for (index, event) in events.iter().enumerate() {
         let at = format!("webhook.events[{index}]");
-        let id = event_id(&at, &event.id, around, &mut taken, violations);
+        if !event.key.is_empty() && !keys.insert(event.key.as_str()) {
+            violations.add_if_new(format!("{at}.key"), "KEY_TAKEN", "must not be the key of another webhook event");
+        }
+        let id = match with_key(&event.key, around.current).filter(|id| event.id.is_empty() && !named.contains(id)) {
+            Some(id) => id,
+            None => event_id(&at, &event.id, around, &mut taken, violations),
+        };
         let definition = parse_event(id, &at, event, violations);
         for error in definition.problems(&|key| around.config.field_type(key).is_some()) {
             let field = path_of(&at, error.place, &definition);
@@ -135,6 +142,12 @@ fn parse_events(
         parsed.push(definition);
     }
     parsed
+}
+
+/// The event that has a key, of those that the webhook has.
+fn with_key(key: &str, current: Option<&Definition>) -> Option<WebhookEventId> {
+    let mut events = current?.events.iter().filter(|event| event.key.is_some());
+    events.find(|event| event.key.as_deref() == Some(key)).map(|event| event.id)
 }
 
 /// The id of an event: a new one, or that of the event as it was.
@@ -168,6 +181,7 @@ fn parse_event(id: WebhookEventId, at: &str, event: &pb::WebhookEvent, violation
     let parameters = event.parameters.iter().enumerate();
     EventDefinition {
         id,
+        key: optional(&event.key),
         method,
         encoding: encoding.unwrap_or(Encoding::Form),
         event_type: or_default(&event.event_type, DEFAULT_EVENT_TYPE),

@@ -112,7 +112,7 @@ fn unwritten(
         Surroundings { config, egress: &services.egress, current: None, now, entropy: services.store.entropy() };
     let definition = parse(draft, &around, std::mem::take(&mut call.violations))?;
     let id = WebhookId::generate(now, services.store.entropy());
-    let mut webhook = new_webhook(now, workspace, id, draft.name.clone(), definition);
+    let mut webhook = new_webhook(now, workspace, id, draft, definition);
     sign_by(&mut webhook, &schemes(draft), now, services.store.entropy())?;
     Ok(webhook)
 }

@@ -31,6 +31,8 @@ fn webhook(number: u128, change: impl FnOnce(&mut Webhook)) -> PreparedWebhook {
         id: WebhookId(uuid::Uuid::from_u128(number)),
         workspace_id: workspace(),
         name: String::new(),
+        key: None,
+        labels: Default::default(),
         state: WebhookState::Active,
         state_reason: Reason::None,
         state_since: NOW,

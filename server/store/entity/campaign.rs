@@ -9,6 +9,8 @@ pub struct Model {
     pub id: Uuid,
     pub workspace_id: Uuid,
     pub name: String,
+    pub key: Option<String>,
+    pub labels: String,
     pub description: String,
     pub state: i16,
     pub reentry: i16,

@@ -10,6 +10,7 @@ pub struct Model {
     pub workspace_id: Uuid,
     pub tag_id: Uuid,
     pub code: String,
+    pub key: Option<String>,
     pub target_url: String,
 }
 

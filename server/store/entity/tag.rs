@@ -11,6 +11,7 @@ pub struct Model {
     pub name: String,
     pub kind: i16,
     pub description: String,
+    pub labels: String,
     pub effects: Option<String>,
     pub rule: Option<String>,
     pub version: i64,

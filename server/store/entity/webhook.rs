@@ -9,6 +9,8 @@ pub struct Model {
     pub id: Uuid,
     pub workspace_id: Uuid,
     pub name: String,
+    pub key: Option<String>,
+    pub labels: String,
     pub state: i16,
     pub state_reason: i16,
     pub state_us: i64,

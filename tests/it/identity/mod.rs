@@ -1,4 +1,6 @@
 //! The caller's own names for things.
 
 mod contacts;
+mod keys;
+mod labels;
 mod tag_names;

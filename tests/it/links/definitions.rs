@@ -91,7 +91,7 @@ both! {
             ids.push(t.link(name, "https://shop.example/").await.id);
         }
         let list = async |name_prefix: &str, page_size: i32, page_token: String| {
-            let filter = v1::list_smart_links_request::Filter { name_prefix: name_prefix.into() };
+            let filter = v1::list_smart_links_request::Filter { name_prefix: name_prefix.into(), ..Default::default() };
             let request = v1::ListSmartLinksRequest { page_size, page_token, filter: Some(filter) };
             let list = t.client.smart_links().list_smart_links(request).await.unwrap().into_inner();
             (list.smart_links.into_iter().map(|link| link.id).collect::<Vec<_>>(), list.next_page_token)

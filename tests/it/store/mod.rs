@@ -148,6 +148,7 @@ impl Server {
             name: name.to_owned(),
             kind: TagKind::Manual,
             description: String::new(),
+            labels: Default::default(),
             effects: Default::default(),
             rule: None,
             version: 1,
@@ -159,6 +160,7 @@ impl Server {
     pub(crate) fn event(&self) -> EventDefinition {
         EventDefinition {
             id: WebhookEventId::generate(self.store.clock().now(), self.store.entropy()),
+            key: None,
             method: Method::Post,
             encoding: Encoding::Form,
             event_type: "contact.tagged".into(),
@@ -173,6 +175,8 @@ impl Server {
             id: WebhookId::generate(self.store.clock().now(), self.store.entropy()),
             workspace_id: self.workspace,
             name: "hook".into(),
+            key: None,
+            labels: Default::default(),
             state: WebhookState::Active,
             state_reason: Reason::None,
             state_since: START,

@@ -85,6 +85,17 @@ pub struct Campaign {
     /// node_counts are the contacts that wait at each node, where GetCampaign was asked for them.
     #[prost(message, repeated, tag = "12")]
     pub node_counts: ::prost::alloc::vec::Vec<campaign::NodeCount>,
+    /// key is the caller's own name of the campaign, by which tools find it again: unique in the workspace,
+    /// `[a-z0-9][a-z0-9._-]*`, up to 63 bytes. ALREADY_EXISTS when another one has it. Default: none.
+    #[prost(string, tag = "41")]
+    pub key: ::prost::alloc::string::String,
+    /// labels are the caller's own marks of the campaign: up to 20, keys `[a-z0-9][a-z0-9._/-]*` of up to 63
+    /// bytes, values of up to 63 bytes. Default: none.
+    #[prost(btree_map = "string, string", tag = "42")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Nested message and enum types in `Campaign`.
 pub mod campaign {
@@ -571,7 +582,7 @@ impl ::prost::Name for GetCampaignRequest {
     }
 }
 /// ListCampaignsRequest is the request of ListCampaigns.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListCampaignsRequest {
     /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
     #[prost(int32, tag = "1")]
@@ -579,6 +590,35 @@ pub struct ListCampaignsRequest {
     /// page_token continues after an earlier page. Default: the first page.
     #[prost(string, tag = "2")]
     pub page_token: ::prost::alloc::string::String,
+    /// filter narrows the list. Default: all campaigns.
+    #[prost(message, optional, tag = "3")]
+    pub filter: ::core::option::Option<list_campaigns_request::Filter>,
+}
+/// Nested message and enum types in `ListCampaignsRequest`.
+pub mod list_campaigns_request {
+    /// Filter selects campaigns for which all given conditions hold.
+    #[derive(Clone, PartialEq, ::prost::Message)]
+    pub struct Filter {
+        /// keys selects campaigns with one of these: up to 20. Default: any key.
+        #[prost(string, repeated, tag = "41")]
+        pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        /// labels selects campaigns that have all of these: up to 20. Default: any labels.
+        #[prost(btree_map = "string, string", tag = "42")]
+        pub labels: ::prost::alloc::collections::BTreeMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
+    }
+    impl ::prost::Name for Filter {
+        const NAME: &'static str = "Filter";
+        const PACKAGE: &'static str = "taghook.v1";
+        fn full_name() -> ::prost::alloc::string::String {
+            "taghook.v1.ListCampaignsRequest.Filter".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "/taghook.v1.ListCampaignsRequest.Filter".into()
+        }
+    }
 }
 impl ::prost::Name for ListCampaignsRequest {
     const NAME: &'static str = "ListCampaignsRequest";
@@ -617,7 +657,7 @@ pub struct UpdateCampaignRequest {
     #[prost(message, optional, tag = "1")]
     pub campaign: ::core::option::Option<Campaign>,
     /// update_mask names the fields to change: `name`, `description`, `start_tag_id`, `reentry`,
-    /// `nodes`; `*` replaces all of them. Required.
+    /// `nodes`, `key`, `labels`; `*` replaces all of them. Required.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
@@ -1062,7 +1102,7 @@ pub mod campaign_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// UpdateCampaign changes the fields named by the mask. FAILED_PRECONDITION (WRONG_STATE) while
-        /// the campaign is active, but for `name` and `description`. Enrolled contacts keep their place; those
+        /// the campaign is active, but for `name`, `description`, `key` and `labels`. Enrolled contacts keep their place; those
         /// whose node is gone leave when the campaign is activated again.
         pub async fn update_campaign(
             &mut self,
@@ -2697,6 +2737,11 @@ pub struct WebhookEvent {
     /// characters. Default: `contact.tagged`.
     #[prost(string, tag = "6")]
     pub event_type: ::prost::alloc::string::String,
+    /// key is the caller's own name of the webhook event, by which tools find it again: unique in the webhook,
+    /// `[a-z0-9][a-z0-9._-]*`, up to 63 bytes. In an
+    /// update, an entry without id changes the webhook event that has its key. Default: none.
+    #[prost(string, tag = "41")]
+    pub key: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `WebhookEvent`.
 pub mod webhook_event {
@@ -6826,6 +6871,10 @@ pub struct SmartLink {
     /// etag changes with every change. Given in an update, the update is made only if it still matches.
     #[prost(string, tag = "9")]
     pub etag: ::prost::alloc::string::String,
+    /// key is the caller's own name of the link, by which tools find it again: unique in the workspace,
+    /// `[a-z0-9][a-z0-9._-]*`, up to 63 bytes. ALREADY_EXISTS when another one has it. Default: none.
+    #[prost(string, tag = "41")]
+    pub key: ::prost::alloc::string::String,
 }
 impl ::prost::Name for SmartLink {
     const NAME: &'static str = "SmartLink";
@@ -6897,6 +6946,9 @@ pub mod list_smart_links_request {
         /// name_prefix selects links whose name starts so, case-sensitive. Default: any name.
         #[prost(string, tag = "1")]
         pub name_prefix: ::prost::alloc::string::String,
+        /// keys selects links with one of these: up to 20. Default: any key.
+        #[prost(string, repeated, tag = "41")]
+        pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     }
     impl ::prost::Name for Filter {
         const NAME: &'static str = "Filter";
@@ -6945,8 +6997,8 @@ pub struct UpdateSmartLinkRequest {
     /// smart_link holds the id, the new values and, if wanted, the etag. Required.
     #[prost(message, optional, tag = "1")]
     pub smart_link: ::core::option::Option<SmartLink>,
-    /// update_mask names the fields to change: `name`, `target_url`, `description`; `*` replaces all
-    /// of them. Required.
+    /// update_mask names the fields to change: `name`, `target_url`, `description`, `key`; `*`
+    /// replaces all of them. Required.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
@@ -7468,6 +7520,13 @@ pub struct Tag {
     /// rule is which events assign the tag. KIND_SMART alone, and required for it.
     #[prost(message, optional, tag = "9")]
     pub rule: ::core::option::Option<SmartRule>,
+    /// labels are the caller's own marks of the tag: up to 20, keys `[a-z0-9][a-z0-9._/-]*` of up to 63
+    /// bytes, values of up to 63 bytes. Default: none.
+    #[prost(btree_map = "string, string", tag = "42")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Nested message and enum types in `Tag`.
 pub mod tag {
@@ -7662,7 +7721,7 @@ impl ::prost::Name for LookupTagRequest {
     }
 }
 /// ListTagsRequest is the request of ListTags.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListTagsRequest {
     /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
     #[prost(int32, tag = "1")]
@@ -7677,7 +7736,7 @@ pub struct ListTagsRequest {
 /// Nested message and enum types in `ListTagsRequest`.
 pub mod list_tags_request {
     /// Filter selects tags for which all given conditions hold.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Filter {
         /// name_prefix selects tags whose name starts so, case-sensitive. Default: any name.
         #[prost(string, tag = "1")]
@@ -7685,6 +7744,12 @@ pub mod list_tags_request {
         /// kinds selects tags of these kinds. Default: any kind.
         #[prost(enumeration = "super::tag::Kind", repeated, tag = "2")]
         pub kinds: ::prost::alloc::vec::Vec<i32>,
+        /// labels selects tags that have all of these: up to 20. Default: any labels.
+        #[prost(btree_map = "string, string", tag = "42")]
+        pub labels: ::prost::alloc::collections::BTreeMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
     }
     impl ::prost::Name for Filter {
         const NAME: &'static str = "Filter";
@@ -7733,8 +7798,8 @@ pub struct UpdateTagRequest {
     /// tag holds the id, the new values and, if wanted, the etag. Required.
     #[prost(message, optional, tag = "1")]
     pub tag: ::core::option::Option<Tag>,
-    /// update_mask names the fields to change: `name`, `description`, `effects`, `rule`; `*` replaces
-    /// all of them. Required.
+    /// update_mask names the fields to change: `name`, `description`, `effects`, `rule`, `labels` or
+    /// one of them, as `labels.team`; `*` replaces all of them. Required.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
     /// request_id makes the call repeatable for 24 hours (taghook.proto): up to 64 visible ASCII characters.
@@ -8230,6 +8295,17 @@ pub struct Webhook {
     /// secrets, the newest first. They aren't secret.
     #[prost(string, repeated, tag = "25")]
     pub public_keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// key is the caller's own name of the webhook, by which tools find it again: unique in the workspace,
+    /// `[a-z0-9][a-z0-9._-]*`, up to 63 bytes. ALREADY_EXISTS when another one has it. Default: none.
+    #[prost(string, tag = "41")]
+    pub key: ::prost::alloc::string::String,
+    /// labels are the caller's own marks of the webhook: up to 20, keys `[a-z0-9][a-z0-9._/-]*` of up to 63
+    /// bytes, values of up to 63 bytes. Default: none.
+    #[prost(btree_map = "string, string", tag = "42")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// Nested message and enum types in `Webhook`.
 pub mod webhook {
@@ -8460,7 +8536,7 @@ impl ::prost::Name for GetWebhookRequest {
     }
 }
 /// ListWebhooksRequest is the request of ListWebhooks.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListWebhooksRequest {
     /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
     #[prost(int32, tag = "1")]
@@ -8475,7 +8551,7 @@ pub struct ListWebhooksRequest {
 /// Nested message and enum types in `ListWebhooksRequest`.
 pub mod list_webhooks_request {
     /// Filter selects webhooks for which all given conditions hold.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct Filter {
         /// states selects webhooks in one of these states. Default: any state.
         #[prost(enumeration = "super::webhook::State", repeated, tag = "1")]
@@ -8486,6 +8562,15 @@ pub mod list_webhooks_request {
         /// name_prefix selects webhooks whose name starts so, case-sensitive. Default: any name.
         #[prost(string, tag = "3")]
         pub name_prefix: ::prost::alloc::string::String,
+        /// keys selects webhooks with one of these: up to 20. Default: any key.
+        #[prost(string, repeated, tag = "41")]
+        pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+        /// labels selects webhooks that have all of these: up to 20. Default: any labels.
+        #[prost(btree_map = "string, string", tag = "42")]
+        pub labels: ::prost::alloc::collections::BTreeMap<
+            ::prost::alloc::string::String,
+            ::prost::alloc::string::String,
+        >,
     }
     impl ::prost::Name for Filter {
         const NAME: &'static str = "Filter";
