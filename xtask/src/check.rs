@@ -8,9 +8,12 @@ use std::process::Command;
 
 use crate::run::{Show, command, step};
 use crate::tools::{BUF, CARGO_DENY, GRPCURL, STANDARD_WEBHOOKS, STANDARD_WEBHOOKS_GO, STANDARD_WEBHOOKS_JS, node};
-use crate::{Outcome, debian, generate, postgres, root};
+use crate::{Outcome, debian, generate, postgres, root, stubs};
 
 const BASELINE: &str = "proto/baseline.binpb";
+
+/// The integration tests on SQLite that start programs which only [`install`] brings.
+const NEED_TOOLS: [&str; 2] = ["links::browser::", "signing::libraries_of_several_languages"];
 
 /// Runs all checks, the quick ones first, and stops at the first that fails.
 ///
@@ -18,17 +21,41 @@ const BASELINE: &str = "proto/baseline.binpb";
 /// The failed command and its output.
 pub(crate) fn run() -> Outcome {
     install()?;
-    step("format", || cargo(&["fmt", "--all", "--check"], Show::OnFailure))?;
-    step("generated files", || generate::run(true))?;
+    format_and_generated_files()?;
     step("buf lint", || buf(&["lint", "proto"]))?;
     step("buf breaking", breaking_changes)?;
     step("deny", deny)?;
-    step("clippy", || {
-        let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-        cargo(&arguments, Show::OnFailure)
-    })?;
+    step("clippy", clippy)?;
     step("docs", docs)?;
+    stubs::run()?;
     step("tests", tests)
+}
+
+/// Checks a change during daily work: format, generated files, clippy, unit tests, and the integration tests on SQLite. Needs
+/// the Rust toolchain alone.
+///
+/// # Errors
+/// The failed command and its output.
+pub(crate) fn run_quick() -> Outcome {
+    format_and_generated_files()?;
+    step("clippy", clippy)?;
+    step("unit tests", || cargo(&["test", "--locked", "--workspace", "--lib", "--bins"], Show::OnFailure))?;
+    step("tests on SQLite", || {
+        let mut arguments =
+            vec!["test", "--locked", "--package", "taghook", "--test", "it", "--", "::sqlite", "tidy::"];
+        arguments.extend(NEED_TOOLS.iter().flat_map(|test| ["--skip", test]));
+        cargo(&arguments, Show::Always)
+    })
+}
+
+fn format_and_generated_files() -> Outcome {
+    step("format", || cargo(&["fmt", "--all", "--check"], Show::OnFailure))?;
+    step("generated files", || generate::run(true))
+}
+
+fn clippy() -> Outcome {
+    let arguments = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    cargo(&arguments, Show::OnFailure)
 }
 
 /// Installs what the checks need.
@@ -118,7 +145,7 @@ pub(crate) fn cargo_command() -> Command {
 }
 
 /// PATH with the folders of programs in front.
-fn path_with(programs: &[&Path]) -> Result<OsString, Box<dyn Error>> {
+pub(crate) fn path_with(programs: &[&Path]) -> Result<OsString, Box<dyn Error>> {
     let mut folders: Vec<_> = programs.iter().filter_map(|program| program.parent()).map(Path::to_path_buf).collect();
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     Ok(env::join_paths(folders)?)

@@ -19,6 +19,20 @@ pub(crate) fn install_browser() -> Outcome {
     find("chromium").map(|_| ()).ok_or_else(|| "chromium was installed but isn't on PATH".into())
 }
 
+/// Installs Maven and a Java compiler, which compile the Java stubs, if they aren't there.
+///
+/// # Errors
+/// If they aren't there and can't be installed: what to do.
+pub(crate) fn install_java() -> Outcome {
+    for (program, package) in [("javac", "default-jdk-headless"), ("mvn", "maven")] {
+        if find(program).is_none() {
+            let advice = format!("`{program}` is needed for the Java stubs; install it so that it is on PATH");
+            install(package, &advice)?;
+        }
+    }
+    Ok(())
+}
+
 /// Installs libfaketime, which steps the clock of a server in a test, if it isn't there.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ mod debian;
 mod generate;
 mod postgres;
 mod run;
+mod stubs;
 mod tools;
 
 use std::error::Error;
@@ -35,6 +36,9 @@ enum Chore {
         /// Only install what the checks need: the tools (into target/tools), PostgreSQL, Chromium and libfaketime.
         #[arg(long)]
         install: bool,
+        /// Check only format, generated files, clippy, unit tests and the integration tests on SQLite. Installs nothing.
+        #[arg(long, conflicts_with = "install")]
+        quick: bool,
     },
     /// Build the server and measure it: speed, cost, memory, on SQLite and PostgreSQL. What follows `--` goes to the
     /// program that measures: `cargo xtask bench -- speed --help`.
@@ -64,17 +68,22 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
+    /// Generate the stubs of other languages into target/stubs, look for names that clash, and compile those of Python,
+    /// TypeScript, Go and Java. Installs the generators. `cargo xtask test` does it too.
+    Stubs,
     /// Write proto/baseline.binpb: what the API is from now on, against which breaking changes are found.
     Baseline,
 }
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().chore {
-        Chore::Test { install: true } => check::install(),
-        Chore::Test { install: false } => check::run(),
+        Chore::Test { install: true, .. } => check::install(),
+        Chore::Test { quick: true, .. } => check::run_quick(),
+        Chore::Test { .. } => check::run(),
         Chore::Bench { profile, arguments } => bench::run(&profile, &arguments),
         Chore::CrashTest { seconds, harms } => bench::crash_test(seconds, &harms),
         Chore::Gen { check } => generate::run(check),
+        Chore::Stubs => stubs::run(),
         Chore::Baseline => check::write_baseline(),
     };
     match outcome {

