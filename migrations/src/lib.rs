@@ -18,6 +18,7 @@ mod m0010_smart_tags;
 mod m0011_smart_links;
 mod m0012_campaigns;
 mod m0013_identity;
+mod m0016_trigger_data;
 mod m0020_api_keys;
 mod schema;
 
@@ -44,6 +45,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0011_smart_links::Migration),
             Box::new(m0012_campaigns::Migration),
             Box::new(m0013_identity::Migration),
+            Box::new(m0016_trigger_data::Migration),
             Box::new(m0020_api_keys::Migration),
         ]
     }

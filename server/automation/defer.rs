@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Origin;
 use super::fire::{TagMark, Trigger};
+use super::guard::unmet_one;
 use super::happen::heard_of;
 use super::react::react;
 use crate::domain::delivery::{Reason, State};
@@ -18,7 +19,7 @@ use crate::store::delivery::{LeasedDelivery, lane, queue};
 use crate::store::{Tx, contact, contact_tag};
 
 /// Turns leased deferrals into deliveries that are sent now. Answers with those; the others have ended: SKIPPED if the
-/// webhook doesn't send, CANCELLED if the contact has gone. Smart tags hear of those that are sent. The caller has taken the
+/// webhook doesn't send or its condition isn't met any more, CANCELLED if the contact has gone. Smart tags hear of those that are sent. The caller has taken the
 /// gate.
 ///
 /// # Errors
@@ -62,8 +63,13 @@ pub async fn promote(
                 depth: delivery.causation_depth,
                 cause_id: None,
                 traceparent: delivery.traceparent.clone(),
+                data: delivery.data.take(),
             },
         };
+        if let Some(reason) = unmet_one(tx, &trigger).await? {
+            finish(tx, &delivery, State::Skipped, reason).await?;
+            continue;
+        }
         heard.extend(heard_of(tx, &trigger, Some(&delivery.id)));
         // The last trigger has replaced the first one's time, as well as its tags.
         delivery.snapshot = Some(trigger.snapshot(event, delivery.id, delivery.trigger_time).into());

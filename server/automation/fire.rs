@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::guard::{is_guarded, unmet};
 use super::{Origin, TriggerDecision};
 use crate::domain::contact::{Contact, Email, ExternalId, Phone};
 use crate::domain::delivery::{Decision, MAX_CAUSATION_DEPTH, Reason, Source, State};
@@ -112,6 +113,7 @@ struct Firing<'a> {
 impl Firing<'_> {
     async fn decide(&mut self) -> Result<Vec<Verdict>> {
         let mut verdicts: Vec<Verdict> = self.triggers.iter().map(unconditional).collect();
+        self.ask_conditions(&mut verdicts).await?;
         // The triggers that ask the cooldown, by window: of several in one batch, the first one asks.
         let mut windows: HashMap<WindowKey, Vec<usize>> = HashMap::new();
         for (index, (trigger, verdict)) in self.triggers.iter().zip(&verdicts).enumerate() {
@@ -126,6 +128,18 @@ impl Firing<'_> {
         }
         self.claim(&windows, &mut verdicts).await?;
         Ok(verdicts)
+    }
+
+    /// Skips the triggers whose webhook has a condition that isn't met, of those that would be sent.
+    async fn ask_conditions(&self, verdicts: &mut [Verdict]) -> Result<()> {
+        let asking = self.triggers.iter().zip(verdicts.iter_mut());
+        let asking: Vec<_> =
+            asking.filter(|(trigger, verdict)| **verdict == Verdict::Scheduled && is_guarded(trigger)).collect();
+        let triggers: Vec<&Trigger> = asking.iter().map(|(trigger, _)| *trigger).collect();
+        for ((_, verdict), reason) in asking.into_iter().zip(unmet(self.tx, &triggers).await?) {
+            *verdict = reason.map_or(Verdict::Scheduled, Verdict::Skipped);
+        }
+        Ok(())
     }
 
     /// Lets deferrals that wait take in the triggers of their windows; answers with those windows and their ends.
@@ -145,6 +159,7 @@ impl Firing<'_> {
                 causation_depth: deepest.unwrap_or_default(),
                 cause_id: last.origin.cause_id,
                 traceparent: last.origin.traceparent.clone(),
+                data: last.origin.data.clone(),
                 count: u32::try_from(indexes.len()).unwrap_or(u32::MAX),
             }));
         }
@@ -253,6 +268,7 @@ impl Firing<'_> {
             trigger_time: self.tx.now(),
             due,
             snapshot: (verdict == Verdict::Scheduled).then(|| trigger.snapshot(event, id, self.tx.now()).into()),
+            data: trigger.origin.data.clone().filter(|_| state == State::Deferred),
             coalesced_count: 0,
             causation_depth: trigger.origin.depth,
             cause_id: trigger.origin.cause_id,
@@ -397,6 +413,7 @@ impl Trigger {
                 delivery_id: &delivery_id,
                 webhook_name: &self.webhook.webhook.name,
                 campaign_name: self.campaign.as_ref().map(|step| step.name.as_str()),
+                data: self.origin.data.as_deref(),
             },
         )
     }
@@ -433,6 +450,7 @@ impl Deferred {
                 earlier.reference.tag_ids = row.reference.tag_ids;
                 earlier.cause_id = row.cause_id;
                 earlier.traceparent = row.traceparent;
+                earlier.data = row.data;
                 earlier.causation_depth = earlier.causation_depth.max(row.causation_depth);
             }
             None => self.rows.push(row),

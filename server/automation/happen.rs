@@ -198,6 +198,7 @@ pub async fn ended(tx: &Tx, deliveries: &[EndedDelivery<'_>]) -> Result<()> {
             depth: delivery.depth,
             cause_id: Some(delivery.reference.id.0),
             traceparent: delivery.traceparent.map(ToOwned::to_owned),
+            data: None,
         };
         let contact = (delivery.workspace_id, delivery.reference.contact_id);
         Happening::now(tx, contact, delivery.event_type, attributes, origin).derived()

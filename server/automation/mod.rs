@@ -3,6 +3,7 @@
 //! Who is who:
 //! - [`assign()`]: the only way in which a tag reaches a contact. It takes a slice: one call and a batch are the same.
 //! - [`fire()`]: what triggers become: cooldown, decision, deliveries. Every source goes through it.
+//! - [`guard`]: the conditions of webhooks.
 //! - [`defer`]: deferred triggers whose window has ended.
 //! - [`unassign()`]: the only way in which a tag is taken off a contact, but for the deletion of either.
 //! - [`record()`]: what happens to contacts.
@@ -16,11 +17,14 @@ pub mod campaign;
 pub mod defer;
 mod fire;
 mod group;
+mod guard;
 mod happen;
 mod react;
 mod recording;
 mod share;
 mod unassign;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -36,6 +40,7 @@ pub use unassign::unassign;
 use crate::domain::delivery::{Decision, Reason};
 use crate::domain::tag::{TagKind, TagRef};
 use crate::domain::time::Micros;
+use crate::domain::trigger_data::TriggerData;
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookId, WorkspaceId};
 use crate::store::contact::ContactRef;
 
@@ -48,6 +53,8 @@ pub struct Origin {
     pub cause_id: Option<Uuid>,
     /// The trace that it belongs to, as W3C `traceparent`.
     pub traceparent: Option<String>,
+    /// The values of the call and the event that lie behind it; `None` if there are none.
+    pub data: Option<Arc<TriggerData>>,
 }
 
 /// Tags to assign to a contact. One assignment makes at most one trigger for each webhook.

@@ -15,6 +15,7 @@ use crate::domain::delivery::MAX_CAUSATION_DEPTH;
 use crate::domain::event::{TAG_NOT_ASSIGNED, TAG_RULE_FAILED};
 use crate::domain::rule::Rule;
 use crate::domain::tag::{Tag, TagKind};
+use crate::domain::trigger_data::{TriggerData, TriggerEvent};
 use crate::error::Result;
 use crate::ids::{ContactId, WorkspaceId};
 use crate::store::config::WorkspaceConfig;
@@ -58,6 +59,8 @@ struct Candidate<'a> {
     tag: &'a Arc<Tag>,
     rule: &'a Rule,
     config: &'a WorkspaceConfig,
+    /// What the tag's own triggers know: the event, and the values of the call behind it.
+    data: Arc<TriggerData>,
 }
 
 impl Round<'_> {
@@ -104,6 +107,7 @@ impl Round<'_> {
                 depth,
                 cause_id: event.id.map(|id| id.0).or(origin.cause_id),
                 traceparent: origin.traceparent.clone(),
+                data: Some(Arc::clone(&candidate.data)),
             },
         });
     }
@@ -130,11 +134,31 @@ fn candidates<'a>(
 ) -> Vec<Candidate<'a>> {
     let event = &happening.event;
     let Some(config) = configs.get(&happening.workspace_id) else { return Vec::new() };
-    let matching = config.listeners(&event.event_type).iter().filter_map(|tag| {
-        let rule = tag.rule.as_ref()?;
-        rule.matches(event.attributes.as_ref()).then_some(Candidate { happening, tag, rule, config })
-    });
-    matching.collect()
+    let matching: Vec<(&Arc<Tag>, &Rule)> = config
+        .listeners(&event.event_type)
+        .iter()
+        .filter_map(|tag| Some((tag, tag.rule.as_ref()?)))
+        .filter(|(_, rule)| rule.matches(event.attributes.as_ref()))
+        .collect();
+    if matching.is_empty() {
+        return Vec::new();
+    }
+    let data = Arc::new(data_of(happening));
+    let candidate = |(tag, rule)| Candidate { happening, tag, rule, config, data: Arc::clone(&data) };
+    matching.into_iter().map(candidate).collect()
+}
+
+/// What follows from an event knows the event, and the values of the call that the event follows from.
+fn data_of(happening: &Happening) -> TriggerData {
+    let event = &happening.event;
+    TriggerData {
+        values: happening.origin.data.as_ref().map(|data| data.values.clone()).unwrap_or_default(),
+        event: Some(TriggerEvent {
+            event_type: event.event_type.clone(),
+            attributes: event.attributes.clone(),
+            time: event.event_time,
+        }),
+    }
 }
 
 /// The contacts that conditions ask about.
@@ -176,6 +200,7 @@ impl People {
                 attributes: event.attributes.as_ref(),
                 time: event.event_time,
             }),
+            values: None,
             contact,
             field_type: &|key| candidate.config.field_type(key),
             tags: self.tags.get(&contact.id).map_or(&[][..], Vec::as_slice),

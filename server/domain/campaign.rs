@@ -3,6 +3,7 @@
 mod check;
 mod diagram;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ pub use diagram::{Names, mermaid};
 use super::coded::coded;
 use super::labels::Labels;
 use super::time::Micros;
+use super::trigger_data::TriggerData;
 use crate::ids::{CampaignId, ContactId, EnrollmentId, TagId, WebhookId, WorkspaceId};
 
 coded! {
@@ -217,6 +219,8 @@ pub struct Enrollment {
     pub depth: i16,
     /// The trace that its beginning belongs to.
     pub traceparent: Option<String>,
+    /// The data of the trigger with which the contact entered; `None` once the way has ended.
+    pub data: Option<Arc<TriggerData>>,
     /// When the contact entered.
     pub created: Micros,
     /// When the way ended.

@@ -1,10 +1,11 @@
-//! Conditions in CEL, the Common Expression Language: of `SmartTag` rules over an event and its contact, and of campaign
-//! decisions over a contact.
+//! Conditions in CEL, the Common Expression Language: of `SmartTag` rules over an event and its contact, of campaign
+//! decisions and webhooks over a contact and the data of the trigger.
 //!
 //! ## What can be read
 //!
 //! - `event.type` (string), `event.time` (timestamp), `event.attributes` (map; whole numbers as int, others as double,
-//!   null as null). Only where there is an event.
+//!   null as null). Where no event set the trigger off, the type is empty, there are no attributes and no time.
+//! - `values` (map of strings): the values that the call gave. Only of decisions and webhooks.
 //! - `contact.id`, `contact.email`, `contact.phone`, `contact.external_id` (string, empty if there is none), `contact.status`
 //!   (string: `pending`, `subscribed`, `unsubscribed`, `bounced`), `contact.created` (timestamp), `contact.tags` (list of
 //!   names).
@@ -51,6 +52,7 @@ use super::contact::Contact;
 use super::example;
 use super::field::{FieldType, STANDARD_FIELDS, standard_field};
 use super::time::Micros;
+use super::trigger_data::Values;
 use crate::ids::ContactId;
 
 /// Longest source, in bytes.
@@ -75,10 +77,20 @@ static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_op
 /// What a condition may speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// `event`, `contact` and `now`.
+    /// `event`, `contact` and `now`: a rule of a smart tag.
     Event,
-    /// `contact` and `now`.
-    Contact,
+    /// `contact`, `event`, `values` and `now`: a campaign's decision, or a webhook.
+    Trigger,
+}
+
+impl Scope {
+    /// The variables.
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Event => &["event", "contact", "now"],
+            Self::Trigger => &["contact", "event", "values", "now"],
+        }
+    }
 }
 
 /// A checked condition. Cheap to clone; two are equal if their source and scope are.
@@ -100,8 +112,10 @@ struct Checked {
 /// What a condition is evaluated on.
 #[derive(Clone, Copy)]
 pub struct Facts<'a> {
-    /// The event; needed for [`Scope::Event`], ignored for [`Scope::Contact`].
+    /// The event; `None` if there is none.
     pub event: Option<EventFacts<'a>>,
+    /// The values of the call, for [`Scope::Trigger`]; `None` if there are none.
+    pub values: Option<&'a Values>,
     /// The contact.
     pub contact: &'a Contact,
     /// The type of a field by its key, standard or custom; asked only for the keys that the condition names.
@@ -202,6 +216,7 @@ impl Condition {
         let contact = example::contact(ContactId(uuid::Uuid::nil()), SAMPLE_TIME, fields);
         let facts = Facts {
             event: Some(EventFacts { event_type: "form.subscribed", attributes: None, time: SAMPLE_TIME }),
+            values: None,
             contact: &contact,
             field_type: &|key| standard_field(key).map(|field| field.field_type),
             tags: &["vip".to_owned(), "newsletter".to_owned()],
@@ -228,6 +243,9 @@ impl Checked {
     fn of(source: &str, scope: Scope) -> Result<Self, ConditionError> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(ConditionError::at(source, 0, ConditionProblem::TooLong { bytes: source.len() }));
+        }
+        if source.trim().is_empty() {
+            return Err(ConditionError::at(source, 0, ConditionProblem::Blank));
         }
         scan::scan(source).map_err(|(offset, problem)| ConditionError::at(source, offset, problem))?;
         let program = contained(|| ENV.compile(source))
@@ -262,6 +280,9 @@ pub struct ConditionError {
 /// What can be wrong with a condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConditionProblem {
+    /// Empty, or only white space.
+    #[error("must not be blank")]
+    Blank,
     /// Longer than [`MAX_SOURCE_BYTES`].
     #[error("must be at most {MAX_SOURCE_BYTES} bytes; has {bytes}")]
     TooLong {

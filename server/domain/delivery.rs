@@ -42,7 +42,7 @@ coded! {
         Exhausted = 5, "EXHAUSTED";
         /// Within the cooldown, never sent.
         Suppressed = 6, "SUPPRESSED";
-        /// The webhook was paused or disabled, never sent.
+        /// The webhook was paused or disabled, or its condition wasn't met; never sent.
         Skipped = 7, "SKIPPED";
         /// Ended before it was delivered.
         Cancelled = 8, "CANCELLED";
@@ -96,6 +96,10 @@ coded! {
         CausationDepth = 16, "CAUSATION_DEPTH";
         /// The request can't be built.
         RequestInvalid = 17, "REQUEST_INVALID";
+        /// The webhook's condition isn't met.
+        ConditionNotMet = 18, "CONDITION_NOT_MET";
+        /// The webhook's condition can't be evaluated for the trigger.
+        ConditionFailed = 19, "CONDITION_FAILED";
     }
 }
 

@@ -7,6 +7,8 @@ use crate::ids::{ContactId, DeliveryId, EventId, TagId, WebhookId};
 pub const MAX_TYPE_BYTES: usize = 100;
 /// Longest attributes of an event, in bytes of JSON.
 pub const MAX_ATTRIBUTES_BYTES: usize = 16_384;
+/// Longest name of an attribute in a rule or a parameter, in bytes.
+pub const MAX_ATTRIBUTE_NAME_BYTES: usize = 100;
 /// First parts of the types that the system alone records.
 const SYSTEM_FAMILIES: [&str; 5] = ["tag", "contact", "webhook", "campaign", "link"];
 const PARTS: std::ops::RangeInclusive<usize> = 2..=8;
@@ -185,6 +187,12 @@ pub struct Event {
     pub event_time: Micros,
     /// When it was recorded.
     pub recorded: Micros,
+}
+
+/// Finds the attribute of this name; if there is none, the one inside others to which the dots of the name lead.
+#[must_use]
+pub fn find_attribute<'a>(attributes: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
+    attributes.get(name).or_else(|| name.split('.').try_fold(attributes, |value, part| value.get(part)))
 }
 
 #[cfg(test)]

@@ -24,5 +24,6 @@ pub mod stats;
 pub mod tag;
 pub mod template;
 pub mod time;
+pub mod trigger_data;
 pub mod webhook;
 pub mod workspace;

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::coded::coded;
+use super::event::MAX_ATTRIBUTE_NAME_BYTES;
 use super::field::{Decimal, FieldType, FieldValue, render_stored};
 use super::template::{RenderError, UrlTemplate};
 use super::time::Micros;
+use super::trigger_data::{MAX_KEY_BYTES, TriggerData};
 use crate::ids::WebhookEventId;
 
 /// Longest body that is sent, in bytes.
@@ -129,6 +131,10 @@ pub enum Source {
     Static(String),
     /// What the system knows.
     System(SystemValue),
+    /// An attribute of the event that set the tag off, by its name; dots lead to one inside another.
+    EventAttribute(String),
+    /// The value with that key, of those that the call gave.
+    TriggerValue(String),
 }
 
 /// A value that stands in for the source's.
@@ -167,6 +173,8 @@ pub struct TriggerContext<'a> {
     pub webhook_name: &'a str,
     /// The name of the campaign whose action fired.
     pub campaign_name: Option<&'a str>,
+    /// The values of the call and the attributes of the event, if there are any.
+    pub data: Option<&'a TriggerData>,
 }
 
 /// What a delivery sends on every attempt, whatever becomes of the contact and the webhook meanwhile. Stored as JSON
@@ -265,6 +273,14 @@ pub enum DefinitionProblem {
     /// A key that no field has.
     #[error("there is no contact field of that key")]
     UnknownField,
+    /// The name of an attribute, or the key of a value, that is empty or too long.
+    #[error("must be 1 to {max} bytes; has {bytes}")]
+    SourceNameLength {
+        /// The longest, in bytes.
+        max: usize,
+        /// Its length.
+        bytes: usize,
+    },
     /// Longer than [`MAX_STATIC_BYTES`].
     #[error("a static or default value must be at most {MAX_STATIC_BYTES} bytes; has {bytes}")]
     ValueLength {
@@ -424,6 +440,8 @@ impl<'a> TriggerContext<'a> {
             Source::ContactField(key) => self.field_value(key),
             Source::Static(text) => Some((Cow::Borrowed(text.as_str()), false)),
             Source::System(value) => self.system_value(*value).map(|text| (text, false)),
+            Source::EventAttribute(name) => self.data?.attribute(name).and_then(render_attribute),
+            Source::TriggerValue(key) => self.data?.values.get(key).map(|value| (Cow::Borrowed(value.as_str()), false)),
         }
     }
 
@@ -465,6 +483,17 @@ impl<'a> TriggerContext<'a> {
     }
 }
 
+/// An attribute as a receiver finds it: a text as it is, a number or a boolean native in JSON, a list or an object as JSON
+/// text. A null is none.
+fn render_attribute(value: &Value) -> Resolved<'_> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some((Cow::Borrowed(text), false)),
+        Value::Bool(_) | Value::Number(_) => Some((value.to_string().into(), true)),
+        Value::Array(_) | Value::Object(_) => Some((value.to_string().into(), false)),
+    }
+}
+
 fn name_problem(name: &str) -> Option<DefinitionProblem> {
     let fits = (1..=MAX_NAME_BYTES).contains(&name.len());
     (!fits).then_some(DefinitionProblem::NameLength { bytes: name.len() })
@@ -475,7 +504,14 @@ fn source_problem(source: &Source, is_field: &dyn Fn(&str) -> bool) -> Option<De
         Source::ContactField(key) => (!is_field(key)).then_some(DefinitionProblem::UnknownField),
         Source::Static(text) => value_problem(text),
         Source::System(_) => None,
+        Source::EventAttribute(name) => source_name_problem(name, MAX_ATTRIBUTE_NAME_BYTES),
+        Source::TriggerValue(key) => source_name_problem(key, MAX_KEY_BYTES),
     }
+}
+
+fn source_name_problem(name: &str, max: usize) -> Option<DefinitionProblem> {
+    let fits = (1..=max).contains(&name.len());
+    (!fits).then_some(DefinitionProblem::SourceNameLength { max, bytes: name.len() })
 }
 
 fn value_problem(value: &str) -> Option<DefinitionProblem> {

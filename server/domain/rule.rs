@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::condition::Condition;
+use super::event::find_attribute;
 
 /// Which events assign a smart tag. All that is given must hold.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,18 +38,13 @@ impl AttributeMatch {
     /// Whether the attributes of an event have it.
     #[must_use]
     pub fn holds(&self, attributes: Option<&Value>) -> bool {
-        match attributes.and_then(|attributes| find(attributes, &self.name)) {
+        match attributes.and_then(|attributes| find_attribute(attributes, &self.name)) {
             Some(Value::String(text)) => *text == self.value,
             Some(Value::Number(number)) => number.to_string() == self.value,
             Some(Value::Bool(boolean)) => self.value == if *boolean { "true" } else { "false" },
             Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
         }
     }
-}
-
-/// An attribute with this name; else the one that is inside others.
-fn find<'a>(attributes: &'a Value, name: &str) -> Option<&'a Value> {
-    attributes.get(name).or_else(|| name.split('.').try_fold(attributes, |value, part| value.get(part)))
 }
 
 #[cfg(test)]

@@ -59,9 +59,10 @@ impl SmartLink {
     }
 }
 
-/// Whether a placeholder of this name can be filled.
-pub fn is_placeholder(name: &str, field_type: &dyn Fn(&str) -> Option<FieldType>) -> bool {
-    [CONTACT_ID, EMAIL].contains(&name) || field_type(name).is_some()
+/// The names of the placeholders that can be filled: those of fields and two more.
+#[must_use]
+pub fn placeholders<'a>(field_keys: &[&'a str]) -> Vec<&'a str> {
+    [EMAIL, CONTACT_ID].into_iter().chain(field_keys.iter().copied()).collect()
 }
 
 fn value_of(contact: &Contact, name: &str, field_type: &dyn Fn(&str) -> Option<FieldType>) -> Option<String> {

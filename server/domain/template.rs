@@ -17,6 +17,12 @@ pub const MAX_TEMPLATE_BYTES: usize = 4_096;
 pub const MAX_RENDERED_BYTES: usize = 8_000;
 /// Most errors reported of one template.
 const MAX_ERRORS: usize = 20;
+/// Most names of placeholders that an error tells.
+const MAX_NAMES_TOLD: usize = 10;
+/// Longest name that an error tells or proposes, in bytes.
+const MAX_TOLD_BYTES: usize = 63;
+/// How many letters may be wrong, missing or too many in a name that is taken for another.
+const MAX_SLIPS: usize = 2;
 /// How often a path segment is percent-decoded in search of dots: once as the receiver does, and thrice more for the
 /// proxies and frameworks that decode what was decoded already.
 const MAX_DECODINGS: usize = 4;
@@ -115,24 +121,37 @@ pub enum TemplateProblem {
         /// Its name.
         name: String,
     },
-    /// A placeholder that no parameter fills.
-    #[error("every webhook event must have a parameter called {name:?}, and not every one has")]
+    /// A placeholder that nothing fills.
+    #[error("there is no value called {name:?} to fill the placeholder{hint}")]
     Unknown {
         /// Its name.
         name: String,
+        /// What could stand there.
+        hint: Hint,
     },
     /// Between two marks, but no name.
     #[error(
         "{name:?} can't be the name of a placeholder, which is letters and digits with single _ or - inside; \
-         a literal _ beside a placeholder is written %5F"
+         a literal _ beside a placeholder is written %5F{hint}"
     )]
     Name {
         /// Its name.
         name: String,
+        /// What could stand there.
+        hint: Hint,
     },
     /// An opening mark alone.
     #[error("the placeholder that starts here has no end; a literal __ is written %5F%5F")]
     Unterminated,
+}
+
+/// What could stand in place of a placeholder that nothing fills.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hint {
+    /// The name that was probably meant.
+    pub meant: Option<String>,
+    /// The first of the names that there are, at most [`MAX_NAMES_TOLD`], and how many more there are.
+    pub names: (Vec<String>, usize),
 }
 
 /// Why a URL or a request can't be made of a delivery. All are final: the same values would fail again.
@@ -156,12 +175,25 @@ pub enum RenderError {
 }
 
 impl UrlTemplate {
-    /// Reads a template. `is_known` says whether a parameter of that name will be there to fill a placeholder.
+    /// Reads a template that somebody writes. `names` are those of the values that will be there to fill placeholders.
     ///
     /// # Errors
     ///
     /// All that is wrong with it, in the order of the text (the first 20).
-    pub fn parse(source: &str, is_known: &dyn Fn(&str) -> bool) -> Result<Self, Vec<TemplateError>> {
+    pub fn parse(source: &str, names: &[&str]) -> Result<Self, Vec<TemplateError>> {
+        Self::read(source, Some(names))
+    }
+
+    /// Reads a template that was checked when it was written, by the rules of then: any name and any host will do.
+    ///
+    /// # Errors
+    ///
+    /// As [`UrlTemplate::parse`].
+    pub fn stored(source: &str) -> Result<Self, Vec<TemplateError>> {
+        Self::read(source, None)
+    }
+
+    fn read(source: &str, names: Option<&[&str]>) -> Result<Self, Vec<TemplateError>> {
         if source.len() > MAX_TEMPLATE_BYTES {
             return Err(vec![error(0, TemplateProblem::TooLong { bytes: source.len() })]);
         }
@@ -170,8 +202,11 @@ impl UrlTemplate {
         check_scheme_and_authority(source, &layout, &mut errors);
         check_characters(source, &layout, &mut errors);
         check_dot_segments(source, &layout, &mut errors);
-        check_placeholders(source, &layout, is_known, &mut errors);
+        check_placeholders(source, &layout, names, &mut errors);
         let parsed = parse_url(source, &layout, &mut errors);
+        if let (Some(_), Some((url, _))) = (names, &parsed) {
+            check_labels(url, &layout, &mut errors);
+        }
         match parsed {
             Some((url, origin)) if errors.is_empty() => Ok(Self {
                 source: source.to_owned(),
@@ -417,7 +452,9 @@ fn pieces(tail: &str) -> Result<Vec<Piece>, TemplateError> {
         .map(|(at, token)| match token {
             Token::Literal(text) => Ok(Piece::Literal(text.to_owned())),
             Token::Placeholder(name) => Ok(Piece::Placeholder(name.to_owned())),
-            Token::BadName(name) => Err(error(at, TemplateProblem::Name { name: name.to_owned() })),
+            Token::BadName(name) => {
+                Err(error(at, TemplateProblem::Name { name: name.to_owned(), hint: Hint::default() }))
+            }
             Token::Unterminated => Err(error(at, TemplateProblem::Unterminated)),
         })
         .collect()
@@ -434,7 +471,14 @@ fn check_scheme_and_authority(source: &str, layout: &Layout, errors: &mut Vec<Te
 }
 
 fn check_characters(source: &str, layout: &Layout, errors: &mut Vec<TemplateError>) {
-    for (at, c) in source.char_indices() {
+    // What is wrong with a name is told of the name.
+    let bad_names: Vec<Range<usize>> = Scanner { text: source, at: 0 }
+        .filter_map(|(at, token)| match token {
+            Token::BadName(name) => Some(at + MARK.len()..at + MARK.len() + name.len()),
+            _ => None,
+        })
+        .collect();
+    for (at, c) in source.char_indices().filter(|(at, _)| !bad_names.iter().any(|name| name.contains(at))) {
         if c.is_whitespace() || c.is_control() || c == '\\' {
             errors.push(error(at, TemplateProblem::Character));
         }
@@ -461,7 +505,7 @@ fn check_dot_segments(source: &str, layout: &Layout, errors: &mut Vec<TemplateEr
     }
 }
 
-fn check_placeholders(source: &str, layout: &Layout, is_known: &dyn Fn(&str) -> bool, errors: &mut Vec<TemplateError>) {
+fn check_placeholders(source: &str, layout: &Layout, names: Option<&[&str]>, errors: &mut Vec<TemplateError>) {
     let fragment_start = source.find('#').unwrap_or(source.len());
     for (at, token) in (Scanner { text: source, at: 0 }) {
         let problem = match token {
@@ -469,12 +513,63 @@ fn check_placeholders(source: &str, layout: &Layout, is_known: &dyn Fn(&str) -> 
             Token::Placeholder(name) if at < layout.path.start || at > fragment_start => {
                 TemplateProblem::Misplaced { name: name.to_owned() }
             }
-            Token::Placeholder(name) if is_known(name) => continue,
-            Token::Placeholder(name) => TemplateProblem::Unknown { name: name.to_owned() },
-            Token::BadName(name) => TemplateProblem::Name { name: name.to_owned() },
+            Token::Placeholder(name) if names.is_none_or(|names| names.contains(&name)) => continue,
+            Token::Placeholder(name) => {
+                TemplateProblem::Unknown { name: name.to_owned(), hint: Hint::of(name, names.unwrap_or_default()) }
+            }
+            Token::BadName(name) => {
+                TemplateProblem::Name { name: name.to_owned(), hint: Hint::of(name, names.unwrap_or_default()) }
+            }
             Token::Unterminated => TemplateProblem::Unterminated,
         };
         errors.push(error(at, problem));
+    }
+}
+
+impl Hint {
+    fn of(name: &str, names: &[&str]) -> Self {
+        let can_stand = |name: &&&str| name.len() <= MAX_TOLD_BYTES && name_len(name) == name.len();
+        let mut told: Vec<&str> = names.iter().filter(can_stand).copied().collect();
+        let more = told.len().saturating_sub(MAX_NAMES_TOLD);
+        let meant = told.iter().filter_map(|known| Some((slips(name, known)?, *known))).min();
+        told.truncate(MAX_NAMES_TOLD);
+        let names = (told.into_iter().map(str::to_owned).collect(), more);
+        Self { meant: meant.map(|(_, known)| known.to_owned()), names }
+    }
+}
+
+/// How far a name is from another; `None` if it can't be taken for it. Case and all but letters and digits don't count.
+fn slips(name: &str, known: &str) -> Option<usize> {
+    let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
+    if name.len() > 2 * MAX_TOLD_BYTES {
+        return None;
+    }
+    let (name, known) = (letters(name), letters(known));
+    let slips = strsim::osa_distance(&name, &known);
+    // A short name with two slips is another name.
+    (slips == 0 || slips <= MAX_SLIPS && 2 * slips < known.len()).then_some(slips)
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(meant) = &self.meant {
+            write!(f, "; did you mean `__{meant}__`?")?;
+        }
+        let (names, more) = &self.names;
+        match (names.is_empty(), more) {
+            (true, _) => Ok(()),
+            (false, 0) => write!(f, " (there are: {})", names.join(", ")),
+            (false, more) => write!(f, " (there are: {}, and {more} more)", names.join(", ")),
+        }
+    }
+}
+
+/// A host of dots alone, or with an empty part between two, is no name in DNS; one dot at the end is the root.
+fn check_labels(url: &Url, layout: &Layout, errors: &mut Vec<TemplateError>) {
+    let Some(url::Host::Domain(host)) = url.host() else { return };
+    if host.strip_suffix('.').unwrap_or(host).split('.').any(str::is_empty) {
+        let reason = "an empty part between dots".to_owned();
+        errors.push(error(layout.authority.start, TemplateProblem::Host { reason }));
     }
 }
 

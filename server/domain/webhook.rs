@@ -95,6 +95,9 @@ pub struct Definition {
     pub on_contact_deleted: bool,
     /// Whether the assignment of a tag that is held already is no trigger.
     pub only_when_newly_assigned: bool,
+    /// What must be true for a trigger to be sent, in CEL; `None` for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     /// How long an accepted tag trigger keeps further ones of the same contact back.
     pub cooldown: Duration,
     /// What becomes of those.

@@ -27,6 +27,7 @@ mod replay;
 mod smart_link;
 mod tag;
 mod trigger;
+mod values;
 mod web;
 mod webhook;
 mod workspace;

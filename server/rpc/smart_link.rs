@@ -9,7 +9,7 @@ use super::mask::Update;
 use super::page::{Page, Weight};
 use super::tag;
 use super::write::answer_by_id;
-use crate::domain::smart_link::{Clicks, Code, Day, SmartLink, is_placeholder};
+use crate::domain::smart_link::{Clicks, Code, Day, SmartLink, placeholders};
 use crate::domain::tag::{Tag, TagKind};
 use crate::domain::template::UrlTemplate;
 use crate::domain::time::Micros;
@@ -209,8 +209,7 @@ fn parse(link: &pb::SmartLink, config: &WorkspaceConfig) -> Result<Parsed> {
     violations.check_rules("smart_link", link)?;
     refuse_nul("smart_link.name", &link.name, &mut violations);
     refuse_nul("smart_link.description", &link.description, &mut violations);
-    let is_known = |name: &str| is_placeholder(name, &|key| config.field_type(key));
-    let target = UrlTemplate::parse(&link.target_url, &is_known);
+    let target = UrlTemplate::parse(&link.target_url, &placeholders(&config.field_keys()));
     if let Err(errors) = &target
         && !violations.names(TARGET)
     {

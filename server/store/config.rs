@@ -14,7 +14,7 @@ use crate::domain::campaign::{Action, Campaign, CampaignState};
 use crate::domain::condition::{Condition, Scope};
 use crate::domain::effect::{self, Reach};
 use crate::domain::event::{WEBHOOK_DELIVERED, WEBHOOK_EXHAUSTED};
-use crate::domain::field::{FieldType, standard_field};
+use crate::domain::field::{FieldType, STANDARD_FIELDS, standard_field};
 use crate::domain::tag::{Tag, TagRef};
 use crate::domain::template::UrlTemplate;
 use crate::domain::webhook::Webhook;
@@ -44,13 +44,15 @@ pub struct WorkspaceConfig {
     custom_fields: HashMap<String, FieldType>,
 }
 
-/// A webhook and what is made of its definition once: the parsed URL.
+/// A webhook and what is made of its definition once: the parsed URL and condition.
 #[derive(Debug)]
 pub struct PreparedWebhook {
     /// The webhook.
     pub webhook: Webhook,
     /// Its URL.
     pub url: UrlTemplate,
+    /// What must be true for a trigger to be sent.
+    pub condition: Option<Condition>,
     /// Whether a smart tag listens to the ends of deliveries.
     pub is_listened_to: bool,
 }
@@ -62,9 +64,11 @@ impl PreparedWebhook {
     ///
     /// [`Error::Internal`] if its URL, which was checked when it was written, is not a template any more.
     pub fn new(webhook: Webhook) -> Result<Self> {
-        let url = UrlTemplate::parse(&webhook.definition.url, &|_| true)
+        let url = UrlTemplate::stored(&webhook.definition.url)
             .map_err(|_| Error::internal(format!("the URL of webhook {} is damaged", webhook.id)))?;
-        Ok(Self { webhook, url, is_listened_to: false })
+        let condition = webhook.definition.condition.as_deref();
+        let condition = condition.map(|source| Condition::stored(source, Scope::Trigger));
+        Ok(Self { webhook, url, condition, is_listened_to: false })
     }
 }
 
@@ -81,7 +85,7 @@ impl PreparedCampaign {
         let nodes = campaign.definition.nodes.iter();
         let conditions = nodes.filter_map(|node| match &node.action {
             Action::Decision { condition, .. } => {
-                Some((node.key.clone(), Condition::stored(condition, Scope::Contact)))
+                Some((node.key.clone(), Condition::stored(condition, Scope::Trigger)))
             }
             _ => None,
         });
@@ -198,6 +202,14 @@ impl WorkspaceConfig {
     /// The active campaigns that contacts enter with a tag, in the order of their ids.
     pub fn started_by(&self, tag: TagId) -> impl Iterator<Item = &Arc<PreparedCampaign>> {
         self.started_by.get(&tag).into_iter().flatten().filter_map(|id| self.campaigns.get(id))
+    }
+
+    /// The keys of all fields, the standard ones first, then the custom ones in the order of the alphabet.
+    #[must_use]
+    pub fn field_keys(&self) -> Vec<&str> {
+        let mut custom: Vec<&str> = self.custom_fields.keys().map(String::as_str).collect();
+        custom.sort_unstable();
+        STANDARD_FIELDS.iter().map(|field| field.key).chain(custom).collect()
     }
 
     /// The type of the field with a key, standard or custom.

@@ -9,15 +9,15 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 use uuid::Uuid;
 
-use super::Tx;
 use super::bulk::Bulk;
+use super::{Tx, trigger_data};
 use crate::domain::campaign::{Enrollment, EnrollmentState, Reentry};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::{CampaignId, ContactId, EnrollmentId, WorkspaceId};
 
 const COLUMNS: &str = "id, workspace_id, campaign_id, contact_id, state, node, due_us, waiting, steps, failures, error, \
-                       causation_depth, traceparent, created_us, ended_us";
+                       causation_depth, traceparent, trigger_data, created_us, ended_us";
 /// How far apart what was held is spread: 500 a second.
 const SPREAD: Duration = Duration::from_millis(2);
 
@@ -41,14 +41,16 @@ pub async fn insert(tx: &Tx, new: &[Enrollment]) -> Result<HashSet<EnrollmentId>
         .uuid("contact_id", new.iter().map(|row| row.contact_id.0))
         .text("node", new.iter().map(|row| row.node.clone()))
         .int("depth", new.iter().map(|row| row.depth.into()))
-        .optional_text("traceparent", new.iter().map(|row| row.traceparent.clone()));
+        .optional_text("traceparent", new.iter().map(|row| row.traceparent.clone()))
+        .optional_text("trigger_data", new.iter().map(|row| trigger_data::to_json(row.data.as_deref())));
     let now = bulk.param(tx.now().0);
     let rows = bulk
         .query(tx.db(), |rows| {
             format!(
                 "INSERT INTO enrollments (id, workspace_id, campaign_id, contact_id, state, node, due_us, \
-                 causation_depth, traceparent, created_us) \
-                 SELECT id, workspace_id, campaign_id, contact_id, 1, node, {now}, depth, traceparent, {now} FROM {rows} \
+                 causation_depth, traceparent, trigger_data, created_us) \
+                 SELECT id, workspace_id, campaign_id, contact_id, 1, node, {now}, depth, traceparent, trigger_data, {now} \
+                 FROM {rows} \
                  WHERE TRUE ON CONFLICT (campaign_id, contact_id) WHERE state = 1 DO NOTHING RETURNING id"
             )
         })
@@ -128,7 +130,7 @@ pub async fn next_due(db: &impl ConnectionTrait) -> Result<Option<Micros>> {
     rows.first().map(|row| Ok(Micros(row.try_get("", "due_us")?))).transpose()
 }
 
-/// Writes where ways stand.
+/// Writes where ways stand. Those that have ended lose their data.
 ///
 /// # Errors
 ///
@@ -150,7 +152,8 @@ pub async fn update(tx: &Tx, changed: &[Enrollment]) -> Result<()> {
     bulk.execute(tx.db(), |rows| {
         format!(
             "UPDATE enrollments SET state = r.new_state, node = r.new_node, due_us = r.new_due_us, waiting = r.is_waiting = 1, steps = r.new_steps, \
-             failures = r.new_failures, error = r.new_error, ended_us = r.new_ended_us \
+             failures = r.new_failures, error = r.new_error, ended_us = r.new_ended_us, \
+             trigger_data = CASE WHEN r.new_ended_us IS NULL THEN trigger_data END \
              FROM {rows} WHERE enrollments.id = r.changed_id"
         )
     })
@@ -248,7 +251,7 @@ pub async fn stop(tx: &Tx, pairs: &[(CampaignId, ContactId)]) -> Result<Vec<Enro
     let rows = bulk
         .query(tx.db(), |rows| {
             format!(
-                "UPDATE enrollments SET state = {exited}, due_us = NULL, ended_us = {now} FROM {rows} \
+                "UPDATE enrollments SET state = {exited}, due_us = NULL, ended_us = {now}, trigger_data = NULL FROM {rows} \
                  WHERE enrollments.campaign_id = r.stopped_campaign AND enrollments.contact_id = r.stopped_contact \
                  AND enrollments.state = 1 RETURNING {columns}"
             )
@@ -365,6 +368,7 @@ fn from_row(row: &QueryResult) -> Result<Enrollment> {
         error: row.try_get("", "error")?,
         depth: row.try_get("", "causation_depth")?,
         traceparent: row.try_get("", "traceparent")?,
+        data: trigger_data::from_json(row.try_get("", "trigger_data")?)?,
         created: Micros(row.try_get("", "created_us")?),
         ended: ended.map(Micros),
     })

@@ -144,7 +144,7 @@ async fn leased_deliveries(tx: &Tx, wanted: Vec<Uuid>) -> Result<HashMap<Deliver
         .query(tx.db(), |rows| {
             format!(
                 "SELECT id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, due_us, \
-                 snapshot, scheduled_count, causation_depth, traceparent, order_no, lease_token FROM deliveries \
+                 snapshot, trigger_data, scheduled_count, causation_depth, traceparent, order_no, lease_token FROM deliveries \
                  WHERE id IN (SELECT wanted_id FROM {rows}) AND snapshot IS NOT NULL"
             )
         })

@@ -47,6 +47,7 @@ pub mod retention;
 pub mod smart_link;
 pub mod stats;
 pub mod tag;
+mod trigger_data;
 pub mod wake;
 pub mod webhook;
 pub mod workspace;

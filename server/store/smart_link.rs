@@ -238,7 +238,7 @@ fn from_row(row: &smart_link::Model, tag: Option<tag::Model>) -> Result<SmartLin
         code: Code::parse(&row.code).ok_or_else(|| damaged("code"))?,
         name: tag.name,
         key: row.key.clone(),
-        target: UrlTemplate::parse(&row.target_url, &|_| true).map_err(|_| damaged("target"))?,
+        target: UrlTemplate::stored(&row.target_url).map_err(|_| damaged("target"))?,
         description: tag.description,
         version: tag.version,
         created: tag.created,

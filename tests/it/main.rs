@@ -47,5 +47,6 @@ mod tidy;
 mod traces;
 mod transport;
 mod transport_errors;
+mod trigger_data;
 mod triggers;
 mod values;

@@ -105,6 +105,7 @@ fn begin(tx: &Tx, entry: &Entry) -> Option<Enrollment> {
         error: String::new(),
         depth: entry.origin.depth,
         traceparent: entry.origin.traceparent.clone(),
+        data: entry.origin.data.clone(),
         created: tx.now(),
         ended: None,
     })
@@ -144,7 +145,7 @@ fn happening(
 
 /// Where what happens on a way comes from.
 fn origin_of(way: &Enrollment) -> Origin {
-    Origin { depth: way.depth, cause_id: Some(way.id.0), traceparent: way.traceparent.clone() }
+    Origin { depth: way.depth, cause_id: Some(way.id.0), traceparent: way.traceparent.clone(), data: way.data.clone() }
 }
 
 /// Takes contacts out of campaigns. Answers with the ways that ended, and what smart tags are to hear.

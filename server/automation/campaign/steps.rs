@@ -18,6 +18,7 @@ use crate::domain::event::CAMPAIGN_STEP_FAILED;
 use crate::domain::field::FieldValue;
 use crate::domain::tag::{TagKind, TagRef};
 use crate::domain::time::Micros;
+use crate::domain::trigger_data::TriggerData;
 use crate::error::Result;
 use crate::ids::{CampaignId, ContactId, TagId, WebhookId, WorkspaceId};
 use crate::store::config::{PreparedCampaign, WorkspaceConfig};
@@ -93,6 +94,7 @@ impl Way {
         self.enrollment.state = state;
         self.enrollment.due = None;
         self.enrollment.ended = Some(now);
+        self.enrollment.data = None;
         self.is_on = false;
     }
 }
@@ -369,8 +371,10 @@ impl Turn<'_> {
         let Some(way) = self.ways.get(index) else { return Ok(false) };
         let condition = way.campaign.condition(&way.enrollment.node).ok_or("the node has no condition")?;
         let contact = self.contacts.get(&way.enrollment.contact_id).ok_or("the contact is gone")?;
+        let data = way.enrollment.data.as_deref();
         let facts = Facts {
-            event: None,
+            event: data.and_then(TriggerData::event_facts),
+            values: data.map(|data| &data.values),
             contact,
             field_type: &|key| way.config.field_type(key),
             tags: tags.get(&contact.id).map_or(&[][..], Vec::as_slice),

@@ -27,6 +27,7 @@ fn webhook(url: &str, headers: &[(&str, &str, bool)], secrets: &[&str]) -> Prepa
         activation_tag_ids: Vec::new(),
         on_contact_deleted: false,
         only_when_newly_assigned: false,
+        condition: None,
         cooldown: Duration::ZERO,
         cooldown_policy: CooldownPolicy::Suppress,
         events: Vec::new(),

@@ -9,7 +9,7 @@ use super::{ConditionProblem, MAX_DEPTH, MAX_NODES, Scope, shortened};
 use crate::domain::field::FieldKey;
 
 const EVENT_NAMES: &str = "event, contact and now";
-const CONTACT_NAMES: &str = "contact and now";
+const TRIGGER_NAMES: &str = "contact, event, values and now";
 const EVENT_MEMBERS: &str = "type, time and attributes";
 const CONTACT_MEMBERS: &str = "id, email, phone, external_id, status, created, tags and fields";
 
@@ -83,6 +83,10 @@ pub(super) struct Reads {
     pub(super) attributes: BTreeSet<String>,
     /// Whether `event.attributes` is used as a whole.
     pub(super) all_attributes: bool,
+    /// The keys of `values`, unless it is used as a whole.
+    pub(super) values: BTreeSet<String>,
+    /// Whether `values` is used as a whole.
+    pub(super) all_values: bool,
 }
 
 type Found = (u64, ConditionProblem);
@@ -183,9 +187,9 @@ impl<'a> Walk<'a> {
         }
         self.expr(&of.iter_range, depth + 1)?;
         let names = [Some(&of.iter_var), of.iter_var2.as_ref(), Some(&of.accu_var)];
-        let taken = names.into_iter().flatten().find(|name| ["event", "contact", "now"].contains(&name.as_str()));
+        let taken = names.into_iter().flatten().find(|name| self.scope.names().contains(&name.as_str()));
         if taken.is_some() {
-            return Err((id, ConditionProblem::Unsupported("event, contact or now as the name of an element")));
+            return Err((id, ConditionProblem::Unsupported("the name of a variable as that of an element")));
         }
         self.loops.extend(names.into_iter().flatten().map(String::as_str));
         for part in [&of.accu_init, &of.loop_cond, &of.loop_step, &of.result] {
@@ -198,17 +202,27 @@ impl<'a> Walk<'a> {
     /// A variable and the keys that follow; `asked` if it stands in `has`.
     fn name(&mut self, name: &str, keys: &[&str], asked: bool) -> Result<(), ConditionProblem> {
         match (name, keys) {
-            ("event", []) if self.scope == Scope::Event => whole("event", "event.type"),
-            ("event", ["type" | "time", ..]) if self.scope == Scope::Event => Ok(()),
-            ("event", ["attributes"]) if self.scope == Scope::Event => {
+            ("now", _)
+            | ("event", ["type" | "time", ..])
+            | ("contact", ["id" | "email" | "phone" | "external_id" | "status" | "created", ..]) => Ok(()),
+            ("event", []) => whole("event", "event.type"),
+            ("event", ["attributes"]) => {
                 self.reads.all_attributes |= !asked;
                 Ok(())
             }
-            ("event", ["attributes", key, ..]) if self.scope == Scope::Event => {
+            ("event", ["attributes", key, ..]) => {
                 self.reads.attributes.insert((*key).to_owned());
                 Ok(())
             }
-            ("event", [member, ..]) if self.scope == Scope::Event => unknown("event", member, EVENT_MEMBERS),
+            ("event", [member, ..]) => unknown("event", member, EVENT_MEMBERS),
+            ("values", []) if self.scope == Scope::Trigger => {
+                self.reads.all_values = true;
+                Ok(())
+            }
+            ("values", [key, ..]) if self.scope == Scope::Trigger => {
+                self.reads.values.insert((*key).to_owned());
+                Ok(())
+            }
             ("contact", []) => whole("contact", "contact.email"),
             ("contact", ["tags", ..]) => {
                 self.reads.tags = true;
@@ -220,10 +234,12 @@ impl<'a> Walk<'a> {
                 self.reads.fields.insert((*key).to_owned());
                 Ok(())
             }
-            ("now", _) | ("contact", ["id" | "email" | "phone" | "external_id" | "status" | "created", ..]) => Ok(()),
             ("contact", [member, ..]) => unknown("contact", member, CONTACT_MEMBERS),
             (name, _) => {
-                let known = if self.scope == Scope::Event { EVENT_NAMES } else { CONTACT_NAMES };
+                let known = match self.scope {
+                    Scope::Event => EVENT_NAMES,
+                    Scope::Trigger => TRIGGER_NAMES,
+                };
                 Err(ConditionProblem::UnknownName { name: shortened(name), known })
             }
         }

@@ -29,9 +29,13 @@ impl<'a> Inputs<'a> {
     /// `None` if there is too much to read.
     pub(super) fn new(facts: &Facts<'a>, scope: Scope, reads: &Reads) -> Option<Self> {
         let mut making = Making { left: MAX_COST };
-        let mut variables = vec![("now", timestamp(facts.now)?), ("contact", making.contact(facts, reads)?)];
-        if scope == Scope::Event {
-            variables.push(("event", making.event(facts, reads)?));
+        let mut variables = vec![
+            ("now", timestamp(facts.now)?),
+            ("contact", making.contact(facts, reads)?),
+            ("event", making.event(facts, reads)?),
+        ];
+        if scope == Scope::Trigger {
+            variables.push(("values", making.values(facts, reads)?));
         }
         Some(Self { variables, cost: MAX_COST - making.left })
     }
@@ -83,9 +87,9 @@ impl Making {
     }
 
     fn event<'a>(&mut self, facts: &Facts<'a>, reads: &Reads) -> Option<Boxed<'a>> {
-        let event = facts.event.as_ref()?;
+        let event = facts.event.as_ref();
         let mut attributes = HashMap::new();
-        if let Some(Value::Object(entries)) = event.attributes {
+        if let Some(Value::Object(entries)) = event.and_then(|event| event.attributes) {
             for (key, value) in entries {
                 self.spend(1)?;
                 if reads.all_attributes || reads.attributes.contains(key) {
@@ -93,11 +97,23 @@ impl Making {
                 }
             }
         }
-        Some(map([
-            ("type", text(event.event_type)),
-            ("time", timestamp(event.time)?),
-            ("attributes", Box::new(CelMap::from(attributes))),
-        ]))
+        let (event_type, attributes) = (event.map_or("", |event| event.event_type), CelMap::from(attributes));
+        let mut members = vec![("type", text(event_type)), ("attributes", Box::new(attributes) as Boxed<'a>)];
+        if let Some(event) = event {
+            members.push(("time", timestamp(event.time)?));
+        }
+        Some(map(members))
+    }
+
+    fn values<'a>(&mut self, facts: &Facts<'a>, reads: &Reads) -> Option<Boxed<'a>> {
+        let mut values = HashMap::new();
+        for (key, value) in facts.values.into_iter().flatten() {
+            self.spend(1)?;
+            if reads.all_values || reads.values.contains(key) {
+                values.insert(CelMapKey::from(key.as_str()), text(value));
+            }
+        }
+        Some(Box::new(CelMap::from(values)))
     }
 
     fn json<'a>(&mut self, value: &'a Value, depth: usize) -> Option<Boxed<'a>> {
@@ -167,7 +183,7 @@ fn text(text: &str) -> Boxed<'_> {
     Box::new(CelString::from(text))
 }
 
-fn map<'a, const N: usize>(entries: [(&'static str, Boxed<'a>); N]) -> Boxed<'a> {
+fn map<'a>(entries: impl IntoIterator<Item = (&'static str, Boxed<'a>)>) -> Boxed<'a> {
     let entries: HashMap<_, _> = entries.into_iter().map(|(key, value)| (CelMapKey::from(key), value)).collect();
     Box::new(CelMap::from(entries))
 }

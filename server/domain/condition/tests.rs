@@ -35,6 +35,7 @@ fn evaluate(source: &str, attributes: &Value, fields: &Value) -> Result<bool, Ev
     let condition = Condition::parse(source, Scope::Event).unwrap_or_else(|error| panic!("{source}: {error}"));
     let facts = Facts {
         event: Some(EventFacts { event_type: "order.paid", attributes: Some(attributes), time: NOW }),
+        values: None,
         contact: &contact(fields),
         field_type: &field_type,
         tags: &["vip".to_owned(), "EU customer".to_owned()],
@@ -183,18 +184,68 @@ fn refuses_what_is_wrong_and_says_where() {
     check_refused("'abc", "1:1: the string that starts here isn't closed");
     check_refused("'a\\q' == ''", "1:3: no such escape in a string");
     check_refused(&" ".repeat(2_049), "1:1: must be at most 2048 bytes; has 2049");
+    for blank in ["", " ", "\n\t "] {
+        check_refused(blank, "1:1: must not be blank");
+    }
     check_refused(&["1 == 1"; 60].join(" || "), "1:491: has more than 200 parts; shorten it, or make two of it");
-    let error = Condition::parse("event.type == ''", Scope::Contact).unwrap_err().to_string();
-    assert_eq!(error, "1:1: event is unknown here; there are contact and now");
+    let error = Condition::parse("payload.type == ''", Scope::Trigger).unwrap_err().to_string();
+    assert_eq!(error, "1:1: payload is unknown here; there are contact, event, values and now");
+    check_refused("values.coupon == 'A'", "1:1: values is unknown here; there are event, contact and now");
+}
+
+#[track_caller]
+fn check_trigger(source: &str, expected: Result<bool, &str>) {
+    let attributes = json!({ "amount": 120, "order": { "currency": "EUR" } });
+    let values = [("coupon", "SPRING"), ("shop id", "7")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let facts = Facts {
+        event: Some(EventFacts { event_type: "shop.paid", attributes: Some(&attributes), time: NOW }),
+        values: Some(&values),
+        contact: &contact(&fields()),
+        field_type: &field_type,
+        tags: &["vip".to_owned()],
+        now: NOW,
+    };
+    let condition = Condition::parse(source, Scope::Trigger).unwrap_or_else(|error| panic!("{source}: {error}"));
+    assert_eq!(condition.holds(&facts).map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{source}");
+}
+
+#[test]
+fn conditions_of_triggers_read_values_and_event() {
+    check_trigger("values.coupon == 'SPRING' && values['shop id'] == '7'", Ok(true));
+    check_trigger("'coupon' in values && size(values) == 2 && !has(values.none)", Ok(true));
+    check_trigger("values.exists(key, key == 'shop id')", Ok(true));
+    check_trigger("int(values['shop id']) > 7", Ok(false));
+    check_trigger("values.none == ''", Err("none is not set; ask has(...) before it is read"));
+    check_trigger("event.type == 'shop.paid' && event.attributes.order.currency == 'EUR'", Ok(true));
+    check_trigger("event.time == now && 'vip' in contact.tags && contact.fields.age == 36", Ok(true));
+}
+
+#[test]
+fn a_trigger_without_an_event_has_an_empty_one() {
+    let facts = Facts {
+        event: None,
+        values: None,
+        contact: &contact(&json!({})),
+        field_type: &field_type,
+        tags: &[],
+        now: NOW,
+    };
+    let holds = |source| Condition::parse(source, Scope::Trigger).unwrap().holds(&facts);
+    assert_eq!(
+        holds("event.type == '' && !has(event.time) && size(event.attributes) == 0 && size(values) == 0"),
+        Ok(true)
+    );
+    assert_eq!(holds("has(event.attributes.amount) || has(values.coupon)"), Ok(false));
+    assert_eq!(holds("event.time < now"), Err(EvaluationError::Unset { name: "time".to_owned() }));
 }
 
 #[test]
 fn tells_what_it_reads() {
     let source = "contact.fields.age > 17 && contact.fields['shoe_size'] == 3";
-    let condition = Condition::parse(source, Scope::Contact).unwrap();
+    let condition = Condition::parse(source, Scope::Trigger).unwrap();
     assert!(!condition.reads_tags());
     assert_eq!(condition.field_keys().collect::<Vec<_>>(), ["age", "shoe_size"]);
-    assert!(Condition::parse("'vip' in contact.tags", Scope::Contact).unwrap().reads_tags());
+    assert!(Condition::parse("'vip' in contact.tags", Scope::Trigger).unwrap().reads_tags());
     // A custom field may be a boolean, and an attribute anything.
     for source in
         ["contact.fields.opted_in", "!event.attributes.opted_in", "event.attributes.n > 1 || contact.fields.n"]
@@ -231,7 +282,8 @@ fn worst_of(source: &str) -> Duration {
         let tags: Vec<_> = (0..size).map(|n| format!("tag {n}")).collect();
         for attributes in hostile_attributes(size) {
             let event = Some(EventFacts { event_type: "order.paid", attributes: Some(&attributes), time: NOW });
-            let facts = Facts { event, contact: &contact, field_type: &field_type, tags: &tags, now: NOW };
+            let facts =
+                Facts { event, values: None, contact: &contact, field_type: &field_type, tags: &tags, now: NOW };
             let runs = [(); 3].map(|()| {
                 let started = clock();
                 assert_ne!(condition.holds(&facts), Err(EvaluationError::Internal), "{source}");
@@ -400,15 +452,22 @@ const ODD: [&str; 36] = [
 #[test]
 fn a_stored_condition_is_read_once_and_one_that_is_damaged_harms_only_itself() {
     let source = "contact.fields.city == 'Ulm' && 'vip' in contact.tags";
-    let (first, second) = (Condition::stored(source, Scope::Contact), Condition::stored(source, Scope::Contact));
+    let (first, second) = (Condition::stored(source, Scope::Trigger), Condition::stored(source, Scope::Trigger));
     assert!(Arc::ptr_eq(&first.0, &second.0));
     assert!(!Arc::ptr_eq(&first.0, &Condition::stored(source, Scope::Event).0));
-    assert_eq!(first, Condition::parse(source, Scope::Contact).unwrap());
+    assert_eq!(first, Condition::parse(source, Scope::Trigger).unwrap());
     assert!(first.reads_tags());
 
-    let damaged = Condition::stored("contact.email.matches('a')", Scope::Contact);
+    let damaged = Condition::stored("contact.email.matches('a')", Scope::Trigger);
     assert!(!damaged.reads_tags());
-    let facts = Facts { event: None, contact: &contact(&json!({})), field_type: &field_type, tags: &[], now: NOW };
+    let facts = Facts {
+        event: None,
+        values: None,
+        contact: &contact(&json!({})),
+        field_type: &field_type,
+        tags: &[],
+        now: NOW,
+    };
     let error = damaged.holds(&facts).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::domain::trigger_data::TriggerEvent;
 
 const TRIGGER_TIME: Micros = Micros(1_767_254_400_123_000); // 2026-01-01T08:00:00.123Z
 const TAG_TIME: Micros = Micros(1_767_254_399_000_000);
@@ -19,7 +20,7 @@ fn snapshot(method: Method, encoding: Encoding, parameters: Vec<Parameter>) -> S
 
 #[track_caller]
 fn send(snapshot: &Snapshot, template: &str) -> Result<HttpRequestParts, RenderError> {
-    let template = UrlTemplate::parse(template, &|_| true).unwrap();
+    let template = UrlTemplate::stored(template).unwrap();
     let request = snapshot.body_and_url(&template, TRIGGER_TIME)?;
     assert_eq!(url::Url::parse(&request.url).unwrap().as_str(), request.url, "as parsed again");
     Ok(request)
@@ -187,6 +188,13 @@ fn field_type(key: &str) -> Option<FieldType> {
 
 #[track_caller]
 fn check_plan(source: Source, default: Option<(&str, DefaultMode)>, expected: Parameter) {
+    let attributes = json!({
+        "product": "Book", "amount": 99, "price": 9.5, "gift": true, "note": null, "empty": "", "tags": ["a", 1],
+        "order": {"id": "7"}
+    });
+    let event = TriggerEvent { event_type: "shop.paid".to_owned(), attributes: Some(attributes), time: TRIGGER_TIME };
+    let given = [("coupon".to_owned(), "007".to_owned()), ("blank".to_owned(), String::new())];
+    let data = TriggerData { values: given.into(), event: Some(event) };
     let values = json!({"first_name": "Ada", "lead_value": "1.50", "age": 36, "vip": true, "removed": "x"});
     let context = TriggerContext {
         contact_id: "contact_1",
@@ -201,6 +209,7 @@ fn check_plan(source: Source, default: Option<(&str, DefaultMode)>, expected: Pa
         delivery_id: "dlv_1",
         webhook_name: "CRM",
         campaign_name: None,
+        data: Some(&data),
     };
     let snapshot = Snapshot::plan(&definition(vec![defined("p", source, default)]), &context);
     assert_eq!(snapshot.event_type, "contact.tagged");
@@ -248,6 +257,27 @@ fn plans_default_values() {
 }
 
 #[test]
+fn plans_attributes_of_the_event_and_values_of_the_call() {
+    use DefaultMode::{Fallback, Fixed};
+    let attribute = |name: &str| Source::EventAttribute(name.to_owned());
+    let value = |key: &str| Source::TriggerValue(key.to_owned());
+    check_plan(attribute("product"), None, parameter("p", Some("Book")));
+    check_plan(attribute("amount"), None, native("p", "99"));
+    check_plan(attribute("price"), None, native("p", "9.5"));
+    check_plan(attribute("gift"), None, native("p", "true"));
+    check_plan(attribute("order.id"), None, parameter("p", Some("7")));
+    check_plan(attribute("order"), None, parameter("p", Some(r#"{"id":"7"}"#)));
+    check_plan(attribute("tags"), None, parameter("p", Some(r#"["a",1]"#)));
+    check_plan(value("coupon"), None, parameter("p", Some("007")));
+    for absent in [attribute("note"), attribute("empty"), attribute("none"), value("blank"), value("none")] {
+        check_plan(absent.clone(), None, parameter("p", None));
+        check_plan(absent, Some(("else", Fallback)), parameter("p", Some("else")));
+    }
+    check_plan(value("coupon"), Some(("else", Fallback)), parameter("p", Some("007")));
+    check_plan(attribute("amount"), Some(("1", Fixed)), parameter("p", Some("1")));
+}
+
+#[test]
 fn the_email_is_there_though_empty() {
     let values = Map::new();
     let context = TriggerContext {
@@ -263,6 +293,7 @@ fn the_email_is_there_though_empty() {
         delivery_id: "dlv_1",
         webhook_name: "CRM",
         campaign_name: None,
+        data: None,
     };
     let snapshot = Snapshot::plan(&definition(Vec::new()), &context);
     assert_eq!(snapshot.parameters, [parameter("mail", None)]);
@@ -295,6 +326,9 @@ fn reports_all_problems_of_a_definition() {
             defined("mail", text(&"x".repeat(4_097)), None),
             defined("Mail", text("x"), Some(("\0", DefaultMode::Fixed))),
             defined("Mail", field("age"), None),
+            defined("b", Source::EventAttribute("a".repeat(101)), None),
+            defined("c", Source::TriggerValue(String::new()), None),
+            defined("d", Source::TriggerValue("k".repeat(63)), None),
         ],
         &[
             (Place::Name(0), Problem::NameLength { bytes: 0 }),
@@ -305,6 +339,8 @@ fn reports_all_problems_of_a_definition() {
             (Place::Source(3), Problem::ValueLength { bytes: 4_097 }),
             (Place::Default(4), Problem::ValueCharacter),
             (Place::Name(5), Problem::NameTaken),
+            (Place::Source(6), Problem::SourceNameLength { max: 100, bytes: 101 }),
+            (Place::Source(7), Problem::SourceNameLength { max: 63, bytes: 0 }),
         ],
     );
     let many = (0..101).map(|index| defined(&index.to_string(), field("age"), None)).collect();

@@ -1,13 +1,9 @@
 use super::*;
 
-fn any(_: &str) -> bool {
-    true
-}
-
 /// Renders with the given values and checks that the URL parser would send exactly that.
 #[track_caller]
 fn render(template: &str, values: &[(&str, &str)]) -> Result<String, RenderError> {
-    let template = UrlTemplate::parse(template, &any).unwrap();
+    let template = UrlTemplate::stored(template).unwrap();
     let find = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
     let rendered = template.render(&find)?.into_string();
     assert_eq!(Url::parse(&rendered).unwrap().as_str(), rendered, "as parsed again");
@@ -114,7 +110,7 @@ fn refuses_missing_values_and_long_urls() {
 
 #[track_caller]
 fn check_append(template: &str, pairs: &str, expected: &str) {
-    let mut url = UrlTemplate::parse(template, &any).unwrap().render(&|_| Some("")).unwrap();
+    let mut url = UrlTemplate::stored(template).unwrap().render(&|_| Some("")).unwrap();
     url.append_query(pairs).unwrap();
     assert_eq!(url.as_str(), expected);
 }
@@ -126,20 +122,25 @@ fn appends_to_the_query() {
     check_append("https://x.org/b?", "a=1", "https://x.org/b?a=1");
     check_append("https://x.org/b?c", "a=1", "https://x.org/b?c&a=1");
     check_append("https://x.org/b?c=2&", "a=1", "https://x.org/b?c=2&a=1");
-    let mut url = UrlTemplate::parse("https://x.org/", &any).unwrap().render(&|_| None).unwrap();
+    let mut url = UrlTemplate::stored("https://x.org/").unwrap().render(&|_| None).unwrap();
     assert_eq!(url.append_query(&"x".repeat(7_986)), Err(RenderError::UrlTooLarge));
+}
+
+const NAMES: [&str; 6] = ["a", "b", "c", "v", "email", "first_name"];
+
+fn hint(meant: Option<&str>) -> Hint {
+    Hint { meant: meant.map(str::to_owned), names: (NAMES.map(str::to_owned).to_vec(), 0) }
 }
 
 #[track_caller]
 fn check_refused(template: &str, expected: &[(usize, TemplateProblem)]) {
-    let known = |name: &str| name != "nobody";
-    let errors = UrlTemplate::parse(template, &known).unwrap_err();
+    let errors = UrlTemplate::parse(template, &NAMES).unwrap_err();
     let found: Vec<_> = errors.into_iter().map(|error| (error.offset, error.problem)).collect();
     assert_eq!(found, expected, "{template:?}");
 }
 
-fn named(name: &str) -> TemplateProblem {
-    TemplateProblem::Name { name: name.to_owned() }
+fn named(name: &str, meant: Option<&str>) -> TemplateProblem {
+    TemplateProblem::Name { name: name.to_owned(), hint: hint(meant) }
 }
 
 fn misplaced(name: &str) -> TemplateProblem {
@@ -149,25 +150,75 @@ fn misplaced(name: &str) -> TemplateProblem {
 #[test]
 fn refuses_malformed_placeholders() {
     use TemplateProblem::Unterminated;
-    let unknown = TemplateProblem::Unknown { name: "nobody".to_owned() };
+    let unknown = TemplateProblem::Unknown { name: "nobody".to_owned(), hint: hint(None) };
     check_refused("https://x.org/__nobody__", &[(14, unknown.clone())]);
-    check_refused("https://x.org/___a___", &[(14, named("_a"))]);
+    check_refused("https://x.org/___a___", &[(14, named("_a", Some("a")))]);
     check_refused("https://x.org/__a__b__", &[(20, Unterminated)]);
     check_refused("https://x.org/__a___b__", &[(21, Unterminated)]);
-    check_refused("https://x.org/x___a__", &[(15, named("_a"))]);
+    check_refused("https://x.org/x___a__", &[(15, named("_a", Some("a")))]);
     check_refused("https://x.org/__a", &[(14, Unterminated)]);
     check_refused("https://x.org/__a_", &[(14, Unterminated)]);
     check_refused("https://x.org/__", &[(14, Unterminated)]);
-    check_refused("https://x.org/____", &[(14, named(""))]);
-    check_refused("https://x.org/__-a__", &[(14, named("-a"))]);
-    check_refused("https://x.org/__a-__", &[(14, named("a-"))]);
-    check_refused("https://x.org/__a--b__", &[(14, named("a--b"))]);
-    check_refused("https://x.org/__a_-b__", &[(14, named("a_-b"))]);
-    check_refused("https://x.org/__größe__", &[(14, named("größe"))]);
-    check_refused("https://x.org/__a.b__", &[(14, named("a.b"))]);
+    check_refused("https://x.org/____", &[(14, named("", None))]);
+    check_refused("https://x.org/__-a__", &[(14, named("-a", Some("a")))]);
+    check_refused("https://x.org/__a-__", &[(14, named("a-", Some("a")))]);
+    check_refused("https://x.org/__a--b__", &[(14, named("a--b", None))]);
+    check_refused("https://x.org/__a_-b__", &[(14, named("a_-b", None))]);
+    check_refused("https://x.org/__größe__", &[(14, named("größe", None))]);
+    check_refused("https://x.org/__a.b__", &[(14, named("a.b", None))]);
     check_refused("https://x.org/__a/b__c__", &[(14, Unterminated)]);
     check_refused("https://x.org/?__a=1&b=__c__", &[(15, Unterminated)]);
     check_refused("https://x.org/__nobody__?__nobody__", &[(14, unknown.clone()), (25, unknown)]);
+}
+
+#[track_caller]
+fn check_hint(template: &str, names: &[&str], expected: &str) {
+    let errors = UrlTemplate::parse(template, names).unwrap_err();
+    assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn says_which_placeholder_was_probably_meant() {
+    let no_name = "can't be the name of a placeholder, which is letters and digits with single _ or - inside; \
+                   a literal _ beside a placeholder is written %5F";
+    let names = ["email", "first_name"];
+    check_hint(
+        "https://x.org/__ email __",
+        &names,
+        &format!("at byte 14: \" email \" {no_name}; did you mean `__email__`? (there are: email, first_name)"),
+    );
+    let unknown =
+        |name: &str, hint: &str| format!("at byte 14: there is no value called {name:?} to fill the placeholder{hint}");
+    let there_are = " (there are: email, first_name)";
+    for (name, meant) in
+        [("E-Mail", "email"), ("FirstName", "first_name"), ("fist_name", "first_name"), ("emial", "email")]
+    {
+        let expected = unknown(name, &format!("; did you mean `__{meant}__`?{there_are}"));
+        check_hint(&format!("https://x.org/__{name}__"), &names, &expected);
+    }
+    check_hint("https://x.org/__city__", &names, &unknown("city", there_are));
+    check_hint("https://x.org/__city__", &[], &unknown("city", ""));
+    // What can't stand in a URL isn't proposed.
+    check_hint("https://x.org/__email__", &["e-mail address", "E Mail"], &unknown("email", ""));
+}
+
+#[test]
+fn tells_few_of_many_names() {
+    let names: Vec<String> = (10..110).map(|number| format!("parameter{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let error = UrlTemplate::parse("https://x.org/__nobody__", &names).unwrap_err()[0].to_string();
+    assert!(error.ends_with("parameter18, parameter19, and 90 more)"), "{error}");
+}
+
+#[test]
+fn refuses_hosts_without_a_name() {
+    for host in [".", "..", "...", "x..org", ".x.org", "x.org..", "%2e%2E"] {
+        let reason = "an empty part between dots".to_owned();
+        check_refused(&format!("http://{host}/"), &[(7, TemplateProblem::Host { reason })]);
+        // One that was written before is read still.
+        assert!(UrlTemplate::stored(&format!("http://{host}/")).is_ok());
+    }
+    assert!(UrlTemplate::parse("http://x.org./", &[]).is_ok());
 }
 
 #[test]
@@ -226,18 +277,18 @@ fn refuses_what_is_no_plain_http_url() {
 #[test]
 fn reports_all_errors_but_not_endlessly() {
     use TemplateProblem::{Fragment, PercentEncoding, UserInfo};
-    let unknown = TemplateProblem::Unknown { name: "nobody".to_owned() };
+    let unknown = TemplateProblem::Unknown { name: "nobody".to_owned(), hint: hint(None) };
     check_refused(
         "https://a@x.org/%?__nobody__#__",
         &[(8, UserInfo), (16, PercentEncoding), (18, unknown), (28, Fragment), (29, TemplateProblem::Unterminated)],
     );
-    let errors = UrlTemplate::parse(&format!("https://x.org/{}", " ".repeat(100)), &any).unwrap_err();
+    let errors = UrlTemplate::stored(&format!("https://x.org/{}", " ".repeat(100))).unwrap_err();
     assert_eq!(errors.len(), 20);
 }
 
 #[track_caller]
 fn check_origin(template: &str, expected: &str) {
-    assert_eq!(UrlTemplate::parse(template, &any).unwrap().origin().to_string(), expected);
+    assert_eq!(UrlTemplate::stored(template).unwrap().origin().to_string(), expected);
 }
 
 #[test]
@@ -253,7 +304,7 @@ fn tells_the_origin() {
 
 #[test]
 fn lists_its_placeholders_and_source() {
-    let template = UrlTemplate::parse("HTTPS://x.org/__b__?__a__&__b__", &any).unwrap();
+    let template = UrlTemplate::stored("HTTPS://x.org/__b__?__a__&__b__").unwrap();
     assert_eq!(template.placeholders().collect::<Vec<_>>(), ["b", "a", "b"]);
     assert_eq!(template.as_str(), "HTTPS://x.org/__b__?__a__&__b__");
     assert_eq!(format!("{template:?}"), "UrlTemplate(https://x.org:443, 31 bytes)");
@@ -275,7 +326,7 @@ fn whatever_is_accepted_is_sent_as_rendered() {
         let tail: String = (0..len).map(|_| ALPHABET[next(ALPHABET.len())]).collect();
         let len = next(4);
         let value: String = (0..len).map(|_| ALPHABET[next(ALPHABET.len())]).collect();
-        let Ok(template) = UrlTemplate::parse(&format!("https://x.org/{tail}"), &any) else {
+        let Ok(template) = UrlTemplate::stored(&format!("https://x.org/{tail}")) else {
             continue;
         };
         let Ok(url) = template.render(&|_| Some(value.as_str())) else {

@@ -27,6 +27,7 @@ fn webhook() -> Webhook {
             activation_tag_ids: Vec::new(),
             on_contact_deleted: false,
             only_when_newly_assigned: false,
+            condition: None,
             cooldown: DEFAULT_COOLDOWN,
             cooldown_policy: CooldownPolicy::Suppress,
             events: Vec::new(),

@@ -52,7 +52,7 @@ fn parse_action(path: &str, action: &PbAction, violations: &mut Violations) -> O
             }
         },
         PbAction::Decision(it) => {
-            let condition = Condition::parse(&it.condition, Scope::Contact);
+            let condition = Condition::parse(&it.condition, Scope::Trigger);
             let condition = violations.take(&format!("{path}.decision.condition"), "CONDITION", condition)?;
             Action::Decision {
                 condition: condition.source().to_owned(),

@@ -12,6 +12,7 @@ use super::call::{Call, check_etag};
 use super::convert::{code, optional, refuse_nul};
 use super::mask::Update;
 use super::page::{Page, Weight};
+use super::values::origin_with;
 use super::write::{Answer, answer_by_id};
 use crate::automation::Origin;
 use crate::automation::campaign::{Entry, enroll_one, exit_one};
@@ -161,8 +162,10 @@ impl pb::campaign_service_server::CampaignService for Services {
     ) -> Result<Response<pb::EnrollContactResponse>, Status> {
         let mut call = Call::open_write(request)?;
         let (id, which) = (call.id("campaign_id", &call.message.campaign_id.clone()), call.contact());
+        let origin = call.origin();
+        let origin = &origin_with(std::mem::take(&mut call.message.values), &origin, &mut call.violations);
         let (id, which) = call.finish_with(id.zip(which))?;
-        let (workspace, origin, which) = (call.workspace()?, &call.origin(), &which);
+        let (workspace, which) = (call.workspace()?, &which);
         let make = |tx: Tx| async move { enroll(&tx, workspace, id, which, origin).await };
         let Enrolled { enrollment, is_new } = call.write(&self.store, make).await?;
         let enrollment = Some(enrollment_to_pb(&enrollment));

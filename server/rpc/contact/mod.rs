@@ -22,6 +22,7 @@ use super::mask::Update;
 use super::page::{Page, Weight};
 use super::repeat::Repeatable;
 use super::trigger::decisions_to_pb;
+use super::values::origin_with;
 use super::write::{Answer, Decided, answer_by_id};
 use crate::automation::{self, Change, Origin};
 use crate::domain::contact::{Contact, ExternalId};
@@ -129,6 +130,7 @@ impl pb::contact_service_server::ContactService for Services {
         let tag_names = std::mem::take(&mut call.message.tag_names);
         let tags = tagging::read_tags(&call.message.tag_ids, tag_names, 0, &mut call.violations);
         let identities = upsert::identities(&given, &patch, &mut call.violations);
+        let origin = origin_with(std::mem::take(&mut call.message.values), &origin, &mut call.violations);
         call.finish()?;
         let id = self.new_id();
         let upsert = &Upsert { workspace, identities, etag: given.etag, patch, tags, id, origin };

@@ -12,6 +12,7 @@ use crate::pb::batch_tag_contacts_response::result::Result as ItemAnswer;
 use crate::rpc::contact_name::NamesContact;
 use crate::rpc::convert::{texts, timestamp};
 use crate::rpc::trigger::decisions_to_pb;
+use crate::rpc::values::origin_with;
 use crate::store::contact::ContactRef;
 use crate::store::{self, Tx};
 
@@ -26,8 +27,8 @@ pub(super) fn read(
 ) -> Option<Assignment> {
     let contact = request.take_contact().and_then(|name| name.parse(violations));
     let tags = read_tags(&request.tag_ids, request.tag_names, 1, violations);
-    let (contact, origin) = (contact?, origin.clone());
-    Some(Assignment { workspace_id, contact, tags, kind: TagKind::Manual, origin })
+    let origin = origin_with(request.values, origin, violations);
+    Some(Assignment { workspace_id, contact: contact?, tags, kind: TagKind::Manual, origin })
 }
 
 /// Reads the tags that a request names by id and by name; `fewest` is how many it must name.

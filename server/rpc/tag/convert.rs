@@ -54,7 +54,7 @@ fn parse_rule(rule: Option<&pb::SmartRule>, kind: TagKind, violations: &mut Viol
         (Some(rule), TagKind::Smart) => {
             let event_type = EventType::parse_heard(&rule.event_type);
             let event_type = violations.take("tag.rule.event_type", "EVENT_TYPE", event_type);
-            let source = Some(rule.condition.trim()).filter(|source| !source.is_empty());
+            let source = Some(&rule.condition).filter(|source| !source.is_empty());
             let condition = source.map(|source| Condition::parse(source, Scope::Event)).transpose();
             let condition = violations.take("tag.rule.condition", "CONDITION", condition);
             let attributes = parse_attributes(&rule.attributes, violations);

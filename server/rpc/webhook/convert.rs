@@ -39,6 +39,7 @@ pub(super) fn to_pb(webhook: &Webhook, now: Micros) -> pb::Webhook {
         max_concurrency: i32::try_from(definition.max_concurrency).unwrap_or(i32::MAX),
         rate_limit: definition.rate_limit,
         ordered: definition.ordered,
+        condition: definition.condition.clone().unwrap_or_default(),
         create_time: Some(timestamp(webhook.created)),
         update_time: Some(timestamp(webhook.updated)),
         etag: etag_of(webhook.version),
@@ -92,6 +93,8 @@ fn parameter_to_pb(parameter: &ParameterDefinition) -> pb::webhook_event::Parame
         Source::ContactField(key) => Shown::ContactField(key.clone()),
         Source::Static(text) => Shown::StaticValue(text.clone()),
         Source::System(value) => Shown::SystemValue(value.code().into()),
+        Source::EventAttribute(name) => Shown::EventAttribute(name.clone()),
+        Source::TriggerValue(key) => Shown::TriggerValue(key.clone()),
     };
     let default_value = parameter.default.as_ref().map(|default| pb::webhook_event::DefaultValue {
         value: default.value.clone(),

@@ -13,6 +13,7 @@ use crate::pb;
 use crate::rpc::Services;
 use crate::rpc::call::Call;
 use crate::rpc::delivery::{attempt_to_pb, to_pb};
+use crate::rpc::values::origin_with;
 use crate::rpc::write::Decided;
 use crate::store::contact::ContactRef;
 use crate::store::{self, Store, Tx};
@@ -31,7 +32,7 @@ struct Wish {
     source: Source,
     /// The one webhook event to send, the first if it is `Some(None)`; `None` for all.
     only: Option<Option<WebhookEventId>>,
-    traceparent: Option<String>,
+    origin: Origin,
 }
 
 /// Sends one request of a webhook. It goes the way of every delivery, and so is sent and recorded even if the caller goes
@@ -46,8 +47,8 @@ pub(super) async fn test(
     let event = call.violations.optional_id("webhook_event_id", &request.webhook_event_id);
     let (webhook, contact) = call.finish_with(webhook.zip(contact))?;
     let workspace = call.workspace()?;
-    let traceparent = call.traceparent.clone();
-    let wish = &Wish { workspace, webhook, contact, source: Source::Test, only: Some(event), traceparent };
+    let origin = call.origin();
+    let wish = &Wish { workspace, webhook, contact, source: Source::Test, only: Some(event), origin };
     let make = |tx: Tx| async move {
         let decision = wish.fire(&tx).await?;
         let id = decision.delivery_ids.first().copied();
@@ -64,10 +65,11 @@ pub(super) async fn test(
 /// Fires a webhook for a contact, whatever the cooldown says.
 pub(super) async fn trigger(services: &Services, mut call: Call<pb::TriggerWebhookRequest>) -> Result<TriggerDecision> {
     let (webhook, contact) = (call.id("id", &call.message.id.clone()), call.contact());
+    let origin = call.origin();
+    let origin = origin_with(std::mem::take(&mut call.message.values), &origin, &mut call.violations);
     let (webhook, contact) = call.finish_with(webhook.zip(contact))?;
     let workspace = call.workspace()?;
-    let traceparent = call.traceparent.clone();
-    let wish = &Wish { workspace, webhook, contact, source: Source::Api, only: None, traceparent };
+    let wish = &Wish { workspace, webhook, contact, source: Source::Api, only: None, origin };
     let Decided(decision) =
         call.write(&services.store, |tx: Tx| async move { wish.fire(&tx).await.map(Decided) }).await?;
     Ok(decision)
@@ -92,7 +94,7 @@ impl Wish {
             tags: Vec::new(),
             only,
             campaign: None,
-            origin: Origin { traceparent: self.traceparent.clone(), ..Origin::default() },
+            origin: self.origin.clone(),
             config,
         };
         let decision = automation::trigger(tx, &[trigger]).await?.pop();

@@ -7,6 +7,7 @@ use url::Url;
 
 use crate::clock::Entropy;
 use crate::dispatch::egress::Egress;
+use crate::domain::condition::{Condition, Scope};
 use crate::domain::header::Header;
 use crate::domain::request::{
     DEFAULT_EMAIL_PARAMETER_NAME, DEFAULT_EVENT_TYPE, DefaultMode, DefinitionProblem, Encoding, EventDefinition,
@@ -62,6 +63,7 @@ pub(super) fn parse(
         url: webhook.url.clone(),
         activation_tag_ids: parse_tags(&webhook.activation_tag_ids, around.config, bad),
         on_contact_deleted: webhook.on_contact_deleted,
+        condition: parse_condition(&webhook.condition, bad),
         only_when_newly_assigned: webhook.only_when_newly_assigned,
         cooldown: parse_duration("webhook.cooldown", webhook.cooldown, bad).map_or(DEFAULT_COOLDOWN, whole_micros),
         cooldown_policy: CooldownPolicy::from_code(code(webhook.cooldown_policy())).unwrap_or(CooldownPolicy::Suppress),
@@ -90,18 +92,23 @@ fn check_url(url: &str, events: &[EventDefinition], egress: &Egress, violations:
     if violations.names(FIELD) {
         return;
     }
-    let names: Vec<HashSet<&str>> = events.iter().map(|event| event.parameter_names().collect()).collect();
-    let is_known = |name: &str| names.iter().all(|known| known.contains(name));
-    let template = UrlTemplate::parse(url, &is_known).or_else(|errors| {
+    let template = UrlTemplate::parse(url, &common_names(events)).or_else(|errors| {
         errors.iter().for_each(|error| violations.add(FIELD, "URL", error.to_string()));
         // A placeholder that nothing fills says nothing about the host.
-        UrlTemplate::parse(url, &|_| true)
+        UrlTemplate::stored(url)
     });
     // Values stand in path and query only, so that they can't change what is checked here.
     let origin = template.ok().and_then(|template| Url::parse(&template.origin().to_string()).ok());
     if let Some(Err(denied)) = origin.map(|origin| egress.check_url(&origin)) {
         violations.add(FIELD, "EGRESS_DENIED", denied.to_string());
     }
+}
+
+/// The names of the parameters that all webhook events have, in the order of the first one's.
+fn common_names(events: &[EventDefinition]) -> Vec<&str> {
+    let Some((first, others)) = events.split_first() else { return Vec::new() };
+    let others: Vec<HashSet<&str>> = others.iter().map(|event| event.parameter_names().collect()).collect();
+    first.parameter_names().filter(|name| others.iter().all(|names| names.contains(name))).collect()
 }
 
 fn parse_tags(ids: &[String], config: &WorkspaceConfig, violations: &mut Violations) -> Vec<TagId> {
@@ -202,12 +209,17 @@ fn parse_parameter(
         Some(Given::ContactField(key)) => Some(Source::ContactField(key.clone())),
         Some(Given::StaticValue(text)) => Some(Source::Static(text.clone())),
         Some(Given::SystemValue(number)) => SystemValue::from_code(code(*number)).map(Source::System),
+        Some(Given::EventAttribute(name)) => Some(Source::EventAttribute(name.clone())),
+        Some(Given::TriggerValue(key)) => Some(Source::TriggerValue(key.clone())),
         None => None,
     };
     if source.is_none() {
         let (field, description) = match parameter.source {
             Some(_) => ("system_value", "must be one of the defined values"),
-            None => ("source", "one of contact_field, static_value and system_value must be set"),
+            None => (
+                "source",
+                "one of contact_field, static_value, system_value, event_attribute and trigger_value must be set",
+            ),
         };
         violations.add_if_new(format!("{at}.{field}"), "SOURCE", description);
     }
@@ -216,7 +228,10 @@ fn parse_parameter(
         mode: DefaultMode::from_code(code(default.mode())).unwrap_or(DefaultMode::Fallback),
     });
     ParameterDefinition {
-        name: parameter.name.clone(),
+        name: match &source {
+            Some(Source::ContactField(key)) if parameter.name.is_empty() => key.clone(),
+            _ => parameter.name.clone(),
+        },
         source: source.unwrap_or_else(|| Source::Static(String::new())),
         default,
     }
@@ -233,6 +248,8 @@ fn path_of(at: &str, place: Place, event: &EventDefinition) -> String {
             let field = match event.parameters.get(index).map(|parameter| &parameter.source) {
                 Some(Source::ContactField(_)) => "contact_field",
                 Some(Source::Static(_)) => "static_value",
+                Some(Source::EventAttribute(_)) => "event_attribute",
+                Some(Source::TriggerValue(_)) => "trigger_value",
                 Some(Source::System(_)) | None => "system_value",
             };
             format!("{at}.parameters[{index}].{field}")
@@ -243,12 +260,20 @@ fn path_of(at: &str, place: Place, event: &EventDefinition) -> String {
 const fn reason_of(problem: DefinitionProblem) -> &'static str {
     match problem {
         DefinitionProblem::TooManyParameters { .. } => "TOO_MANY",
-        DefinitionProblem::NameLength { .. } | DefinitionProblem::ValueLength { .. } => "LENGTH",
+        DefinitionProblem::NameLength { .. }
+        | DefinitionProblem::SourceNameLength { .. }
+        | DefinitionProblem::ValueLength { .. } => "LENGTH",
         DefinitionProblem::EventType => "EVENT_TYPE",
         DefinitionProblem::NameTaken => "NAME_TAKEN",
         DefinitionProblem::UnknownField => "FIELD_UNKNOWN",
         DefinitionProblem::ValueCharacter => "CONTROL_CHARACTER",
     }
+}
+
+fn parse_condition(source: &str, violations: &mut Violations) -> Option<String> {
+    let source = Some(source).filter(|source| !source.is_empty())?;
+    let condition = Condition::parse(source, Scope::Trigger);
+    violations.take("webhook.condition", "CONDITION", condition).map(|condition| condition.source().to_owned())
 }
 
 /// An empty value of a sensitive header means the one that is kept: it can't be read, and so can't be given again.

@@ -131,7 +131,10 @@ fn example_contact(services: &Services, config: &WorkspaceConfig, webhook: &Webh
     let parameters = webhook.definition.events.iter().flat_map(|event| &event.parameters);
     let fields = parameters.filter_map(|parameter| match &parameter.source {
         request::Source::ContactField(key) => Some((key.as_str(), config.field_type(key)?)),
-        request::Source::Static(_) | request::Source::System(_) => None,
+        request::Source::Static(_)
+        | request::Source::System(_)
+        | request::Source::EventAttribute(_)
+        | request::Source::TriggerValue(_) => None,
     });
     example::contact(ContactId::generate(now, services.store.entropy()), now, fields)
 }

@@ -46,7 +46,7 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
     };
     let sql = format!(
         "UPDATE deliveries SET state = $3, reason = $4, due_us = NULL, parked = FALSE, finished_us = $5, \
-         snapshot = CASE WHEN source = {deletion} THEN NULL ELSE snapshot END, erased = erased OR source = {deletion} \
+         snapshot = CASE WHEN source = {deletion} THEN NULL ELSE snapshot END, trigger_data = NULL, erased = erased OR source = {deletion} \
          WHERE {column} = $1 AND workspace_id = $2 AND state IN ({DEFERRED}, {WAITING}){only} \
          RETURNING id, webhook_id, webhook_event_id, contact_id, source, tag_ids, order_no"
     );
@@ -90,7 +90,7 @@ pub async fn end(tx: &Tx, workspace: WorkspaceId, which: Which, state: State, re
 /// The database's.
 pub async fn erase_contact(tx: &Tx, contact: ContactId) -> Result<()> {
     let sql = format!(
-        "UPDATE deliveries SET snapshot = NULL, erased = TRUE WHERE contact_id = $1 AND source <> {}",
+        "UPDATE deliveries SET snapshot = NULL, trigger_data = NULL, erased = TRUE WHERE contact_id = $1 AND source <> {}",
         Source::ContactDeleted.code()
     );
     execute(tx, &sql, vec![contact.0.into()]).await

@@ -12,12 +12,13 @@ use crate::domain::delivery::{Cause, Reason, Source, State};
 use crate::domain::outcome::DeliveryRef;
 use crate::domain::request::Snapshot;
 use crate::domain::time::Micros;
+use crate::domain::trigger_data::TriggerData;
 use crate::error::{Error, Result};
 use crate::ids::{ContactId, DeliveryId, TagId, WebhookEventId, WebhookId, WorkspaceId};
 use crate::store::bulk::Bulk;
 use crate::store::outcome::tags_to_json;
 use crate::store::retention::first_id_of;
-use crate::store::{Tx, replay};
+use crate::store::{Tx, replay, trigger_data};
 
 /// A delivery to insert.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct NewDelivery {
     pub due: Option<Micros>,
     /// The values to send.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// The trigger's own data, for a deferral, which is rendered later.
+    pub data: Option<Arc<TriggerData>>,
     /// How many later triggers a deferral has taken in.
     pub coalesced_count: u32,
     /// How many causes inside the system lie before it.
@@ -73,6 +76,8 @@ pub struct LeasedDelivery {
     pub due: Micros,
     /// The values to send; `None` for a deferral.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// The data of a deferral's last trigger.
+    pub data: Option<Arc<TriggerData>>,
     /// Attempts of the schedule made before.
     pub scheduled_count: u32,
     /// How many causes inside the system lie before it.
@@ -102,12 +107,12 @@ pub async fn insert(tx: &Tx, deliveries: &[NewDelivery]) -> Result<()> {
         return Ok(());
     }
     let (rows, now) = rows(tx, deliveries);
-    rows.execute(tx.db(), |rows| insert_sql(rows, &now)).await?;
+    rows.execute(tx.db(), |rows| insert_sql(rows, &now, "")).await?;
     Ok(())
 }
 
 /// Inserts deferred deliveries. Where there is one already for the webhook event and contact, it takes the trigger in
-/// instead: tags, time, cause and trace are replaced, the count is raised, the due time stays. Answers with the ids that
+/// instead: tags, time, data, cause and trace are replaced, the count is raised, the due time stays. Answers with the ids that
 /// stand.
 ///
 /// # Errors
@@ -118,13 +123,14 @@ pub async fn insert_deferred(tx: &Tx, deliveries: &[NewDelivery]) -> Result<Vec<
     sorted.sort_unstable_by_key(NewDelivery::key);
     let (rows, now) = rows(tx, &sorted);
     let stored = rows
+        .optional_text("trigger_data", sorted.iter().map(|delivery| trigger_data::to_json(delivery.data.as_deref())))
         .query(tx.db(), |rows| {
             format!(
                 "{} ON CONFLICT (webhook_event_id, contact_id) WHERE state = {DEFERRED} DO UPDATE SET \
                  {}, trigger_us = excluded.trigger_us, \
                  coalesced_count = deliveries.coalesced_count + excluded.coalesced_count + 1 \
                  RETURNING webhook_event_id, contact_id, id, due_us",
-                insert_sql(rows, &now),
+                insert_sql(rows, &now, ", trigger_data"),
                 taking_in("excluded")
             )
         })
@@ -147,6 +153,8 @@ pub struct Coalesced {
     pub cause_id: Option<Uuid>,
     /// The trace that the last one belongs to.
     pub traceparent: Option<String>,
+    /// The data of the last one.
+    pub data: Option<Arc<TriggerData>>,
     /// How many triggers to take in.
     pub count: u32,
 }
@@ -182,6 +190,7 @@ pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<Deferral>> 
         .int("causation_depth", triggers.iter().map(|trigger| trigger.causation_depth.into()))
         .optional_uuid("cause_id", triggers.iter().map(|trigger| trigger.cause_id))
         .optional_text("traceparent", triggers.iter().map(|trigger| trigger.traceparent.clone()))
+        .optional_text("trigger_data", triggers.iter().map(|trigger| trigger_data::to_json(trigger.data.as_deref())))
         .int("taken_in", triggers.iter().map(|trigger| trigger.count.into()));
     let now = bulk.param(tx.now().0);
     let rows = bulk
@@ -204,7 +213,7 @@ pub async fn coalesce(tx: &Tx, triggers: &[Coalesced]) -> Result<Vec<Deferral>> 
 fn taking_in(trigger: &str) -> String {
     format!(
         "tag_ids = {trigger}.tag_ids, cause_id = {trigger}.cause_id, traceparent = {trigger}.traceparent, \
-         causation_depth = CASE WHEN {trigger}.causation_depth > deliveries.causation_depth \
+         trigger_data = {trigger}.trigger_data, causation_depth = CASE WHEN {trigger}.causation_depth > deliveries.causation_depth \
          THEN {trigger}.causation_depth ELSE deliveries.causation_depth END"
     )
 }
@@ -249,15 +258,16 @@ fn rows(tx: &Tx, deliveries: &[NewDelivery]) -> (Bulk, String) {
     (bulk, now)
 }
 
-fn insert_sql(rows: &str, now: &str) -> String {
+/// `more` names further columns of the rows, each after a comma.
+fn insert_sql(rows: &str, now: &str, more: &str) -> String {
     format!(
         "INSERT INTO deliveries (id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, \
          trigger_us, due_us, snapshot, coalesced_count, causation_depth, cause_id, traceparent, lease_owner, lease_token, \
-         created_us, finished_us, lane, order_no) \
+         created_us, finished_us, lane, order_no{more}) \
          SELECT id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, reason, tag_ids, trigger_us, due_us, \
          snapshot, coalesced_count, causation_depth, cause_id, traceparent, lease_owner, \
          CASE WHEN lease_owner IS NULL THEN 0 ELSE {FIRST_TOKEN} END, {now}, CASE WHEN due_us IS NULL THEN {now} END, \
-         lane, order_no FROM {rows} WHERE TRUE"
+         lane, order_no{more} FROM {rows} WHERE TRUE"
     )
 }
 
@@ -321,7 +331,7 @@ pub async fn pull_in(tx: &Tx, limit: usize) -> Result<()> {
 
 /// The columns that make a [`LeasedDelivery`].
 pub(super) const LEASED: &str = "deliveries.id, workspace_id, webhook_id, webhook_event_id, contact_id, source, state, tag_ids, trigger_us, \
-     due_us, snapshot, scheduled_count, causation_depth, traceparent, order_no, lease_token";
+     due_us, snapshot, trigger_data, scheduled_count, causation_depth, traceparent, order_no, lease_token";
 
 /// Leases up to `limit` due deliveries to this server: those that nobody holds, and those held by servers that are dead.
 /// The caller holds the gate and decides in the same transaction what to do with deliveries of webhooks that don't send.
@@ -493,7 +503,7 @@ pub async fn promote(tx: &Tx, promoted: &[(DeliveryId, Arc<Snapshot>, Option<i64
         .optional_int("order_no", promoted.iter().map(|(.., order)| *order));
     bulk.execute(tx.db(), |rows| {
         format!(
-            "UPDATE deliveries SET state = {WAITING}, reason = 0, snapshot = r.snapshot, order_no = r.order_no FROM {rows} \
+            "UPDATE deliveries SET state = {WAITING}, reason = 0, snapshot = r.snapshot, trigger_data = NULL, order_no = r.order_no FROM {rows} \
              WHERE deliveries.id = r.chosen"
         )
     })
@@ -505,6 +515,7 @@ pub(in crate::store) fn leased_of(row: &QueryResult) -> Result<LeasedDelivery> {
     let reference = reference_of(row)?;
     let state: i16 = row.try_get("", "state")?;
     let snapshot: Option<String> = row.try_get("", "snapshot")?;
+    let data: Option<String> = row.try_get("", "trigger_data")?;
     let scheduled_count: i32 = row.try_get("", "scheduled_count")?;
     let due: Option<i64> = row.try_get("", "due_us")?;
     Ok(LeasedDelivery {
@@ -516,6 +527,7 @@ pub(in crate::store) fn leased_of(row: &QueryResult) -> Result<LeasedDelivery> {
         trigger_time: Micros(row.try_get("", "trigger_us")?),
         due: Micros(due.unwrap_or(0)),
         snapshot: snapshot.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)?.map(Arc::new),
+        data: trigger_data::from_json(data)?,
         scheduled_count: u32::try_from(scheduled_count).unwrap_or(0),
         causation_depth: row.try_get("", "causation_depth")?,
         traceparent: row.try_get("", "traceparent")?,
@@ -545,6 +557,7 @@ impl NewDelivery {
             trigger_time: self.trigger_time,
             due: self.due.unwrap_or(self.trigger_time),
             snapshot: self.snapshot.clone(),
+            data: self.data.clone(),
             scheduled_count: 0,
             causation_depth: self.causation_depth,
             traceparent: self.traceparent.clone(),

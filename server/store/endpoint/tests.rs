@@ -17,6 +17,7 @@ fn webhook(number: u128, change: impl FnOnce(&mut Webhook)) -> PreparedWebhook {
         activation_tag_ids: Vec::new(),
         on_contact_deleted: false,
         only_when_newly_assigned: false,
+        condition: None,
         cooldown: Duration::ZERO,
         cooldown_policy: CooldownPolicy::Suppress,
         events: Vec::new(),

@@ -185,6 +185,7 @@ impl Server {
                 activation_tag_ids: tags.to_vec(),
                 on_contact_deleted: false,
                 only_when_newly_assigned: false,
+                condition: None,
                 cooldown: Duration::from_secs(6 * 3_600),
                 cooldown_policy: CooldownPolicy::Suppress,
                 events: vec![self.event()],

@@ -305,9 +305,9 @@ pub mod campaign_node {
     /// Decision asks whether something is true of the contact.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Decision {
-        /// condition is a CEL expression over `contact`, up to 2,048 bytes, as
-        /// `'Kunde' in contact.tags && has(contact.fields.city)`. One that fails counts as not true, and the
-        /// contact's timeline says so (`campaign.step_failed`). Required.
+        /// condition is a CEL expression over `contact`, `now`, and `event` and `values` with which the contact
+        /// entered (as in `Webhook.condition`), up to 2,048 bytes, as `'Kunde' in contact.tags &&  has(contact.fields.city)`. One that fails counts as not true, and the contact's timeline says so
+        /// (`campaign.step_failed`). Blanks alone are refused. Required.
         #[prost(string, tag = "1")]
         pub condition: ::prost::alloc::string::String,
         /// then_node is the key of the node that follows if it is true.
@@ -761,7 +761,7 @@ impl ::prost::Name for PauseCampaignRequest {
     }
 }
 /// EnrollContactRequest is the request of EnrollContact.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EnrollContactRequest {
     /// campaign_id is the campaign's id. Required.
     #[prost(string, tag = "1")]
@@ -770,6 +770,14 @@ pub struct EnrollContactRequest {
     /// Default: none.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
+    /// values are data of the moment, for the webhooks and decisions of the contact's way: up to 500 entries with keys of 1 to 63 bytes, and
+    /// 65,536 bytes of keys and values together. Parameters (`trigger_value`) and conditions read them; they
+    /// are kept with what waits, and erased with the contact. Default: none.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub values: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// contact names the contact. Required.
     #[prost(oneof = "enroll_contact_request::Contact", tags = "100, 101, 102, 103")]
     pub contact: ::core::option::Option<enroll_contact_request::Contact>,
@@ -1404,6 +1412,11 @@ pub enum DeliveryReason {
     /// DELIVERY_REASON_REQUEST_INVALID: the request can't be built from the webhook's present
     /// definition, for example a header that HTTP forbids. Final.
     RequestInvalid = 17,
+    /// DELIVERY_REASON_CONDITION_NOT_MET: the webhook's condition is false for the trigger.
+    ConditionNotMet = 18,
+    /// DELIVERY_REASON_CONDITION_FAILED: the webhook's condition can't be evaluated for the trigger, for
+    /// example since it reads a value that isn't set.
+    ConditionFailed = 19,
 }
 impl DeliveryReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1430,6 +1443,8 @@ impl DeliveryReason {
             Self::Retention => "DELIVERY_REASON_RETENTION",
             Self::CausationDepth => "DELIVERY_REASON_CAUSATION_DEPTH",
             Self::RequestInvalid => "DELIVERY_REASON_REQUEST_INVALID",
+            Self::ConditionNotMet => "DELIVERY_REASON_CONDITION_NOT_MET",
+            Self::ConditionFailed => "DELIVERY_REASON_CONDITION_FAILED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1453,6 +1468,8 @@ impl DeliveryReason {
             "DELIVERY_REASON_RETENTION" => Some(Self::Retention),
             "DELIVERY_REASON_CAUSATION_DEPTH" => Some(Self::CausationDepth),
             "DELIVERY_REASON_REQUEST_INVALID" => Some(Self::RequestInvalid),
+            "DELIVERY_REASON_CONDITION_NOT_MET" => Some(Self::ConditionNotMet),
+            "DELIVERY_REASON_CONDITION_FAILED" => Some(Self::ConditionFailed),
             _ => None,
         }
     }
@@ -1756,6 +1773,14 @@ pub struct UpsertContactRequest {
     /// Default: none.
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
+    /// values are data of the moment, for what the contact and its tags set off: up to 500 entries with keys of 1 to 63 bytes, and
+    /// 65,536 bytes of keys and values together. Parameters (`trigger_value`) and conditions read them; they
+    /// are kept with what waits, and erased with the contact. Default: none.
+    #[prost(btree_map = "string, string", tag = "4")]
+    pub values: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 impl ::prost::Name for UpsertContactRequest {
     const NAME: &'static str = "UpsertContactRequest";
@@ -1839,7 +1864,7 @@ impl ::prost::Name for DeleteContactResponse {
     }
 }
 /// TagContactRequest is the request of TagContact.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TagContactRequest {
     /// tag_ids are the tags to assign; with tag_names 1 to 20. Default: none.
     #[prost(string, repeated, tag = "3")]
@@ -1852,6 +1877,14 @@ pub struct TagContactRequest {
     /// Default: none.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
+    /// values are data of the moment, for the webhooks and campaigns that the tags set off: up to 500 entries with keys of 1 to 63 bytes, and
+    /// 65,536 bytes of keys and values together. Parameters (`trigger_value`) and conditions read them; they
+    /// are kept with what waits, and erased with the contact. Default: none.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub values: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// contact names the contact. Required.
     #[prost(oneof = "tag_contact_request::Contact", tags = "100, 101, 102, 103")]
     pub contact: ::core::option::Option<tag_contact_request::Contact>,
@@ -2616,7 +2649,7 @@ pub mod delivery_stats {
         /// suppressed_count counts triggers within the cooldown (KIND_SUPPRESSED).
         #[prost(int64, tag = "4")]
         pub suppressed_count: i64,
-        /// skipped_count counts triggers that found the webhook paused or disabled (KIND_SKIPPED).
+        /// skipped_count counts triggers that were skipped, whatever the reason (KIND_SKIPPED).
         #[prost(int64, tag = "5")]
         pub skipped_count: i64,
         /// deferred_count counts triggers that wait for the end of the cooldown (KIND_DEFERRED).
@@ -2750,14 +2783,15 @@ pub mod webhook_event {
     pub struct Parameter {
         /// name is any UTF-8, unique in the webhook event, where email_parameter_name counts too: 1 to 255
         /// bytes. It is encoded where it is sent. Only a name of ASCII letters and digits with single `_` or
-        /// `-` between them can stand in the URL, as the placeholder `__name__`. Required.
+        /// `-` between them can stand in the URL, as the placeholder `__name__`. Default: the key of the field
+        /// with contact_field; required with every other source.
         #[prost(string, tag = "1")]
         pub name: ::prost::alloc::string::String,
         /// default_value fills or replaces the source's value. Default: none.
         #[prost(message, optional, tag = "5")]
         pub default_value: ::core::option::Option<DefaultValue>,
         /// source is where the value comes from. Required.
-        #[prost(oneof = "parameter::Source", tags = "2, 3, 4")]
+        #[prost(oneof = "parameter::Source", tags = "2, 3, 4, 6, 7")]
         pub source: ::core::option::Option<parameter::Source>,
     }
     /// Nested message and enum types in `Parameter`.
@@ -2775,6 +2809,16 @@ pub mod webhook_event {
             /// system_value is something that the system knows; SYSTEM_VALUE_UNSPECIFIED is refused.
             #[prost(enumeration = "super::SystemValue", tag = "4")]
             SystemValue(i32),
+            /// event_attribute is the name of an attribute of the event that set the tag off, by a SmartTag, or
+            /// by a campaign that such a tag began: 1 to 100 bytes, with `.` for one inside another, as
+            /// `order.currency`. A list or an object is sent as JSON text. Empty if there is no such event or
+            /// attribute.
+            #[prost(string, tag = "6")]
+            EventAttribute(::prost::alloc::string::String),
+            /// trigger_value is a key of the `values` that the call gave (TagContact, UpsertContact,
+            /// EnrollContact, TriggerWebhook): 1 to 63 bytes. Empty if the call gave no such value.
+            #[prost(string, tag = "7")]
+            TriggerValue(::prost::alloc::string::String),
         }
     }
     impl ::prost::Name for Parameter {
@@ -3197,7 +3241,8 @@ pub mod delivery {
         Exhausted = 5,
         /// STATE_SUPPRESSED: within the cooldown, never sent. Final.
         Suppressed = 6,
-        /// STATE_SKIPPED: the webhook was paused or disabled, or a loop was stopped; never sent. Final.
+        /// STATE_SKIPPED: the webhook was paused or disabled, its condition wasn't met, or a loop was stopped;
+        /// never sent. Final.
         Skipped = 7,
         /// STATE_CANCELLED: ended before it was delivered. Final.
         Cancelled = 8,
@@ -4092,7 +4137,8 @@ pub mod outcome {
         Exhausted = 3,
         /// KIND_SUPPRESSED: a trigger fell into the cooldown.
         Suppressed = 4,
-        /// KIND_SKIPPED: a trigger found the webhook paused or disabled, or was the end of a loop.
+        /// KIND_SKIPPED: a trigger found the webhook paused or disabled, didn't meet its condition, or was the
+        /// end of a loop.
         Skipped = 5,
         /// KIND_DEFERRED: a trigger fell into the cooldown and waits for its end.
         Deferred = 6,
@@ -7626,7 +7672,7 @@ pub struct SmartRule {
     /// condition is a CEL expression over `event` and `contact` that must be true, up to 2,048 bytes; for
     /// example `event.attributes.amount >= 100 && 'Kunde' in contact.tags`. One that fails for an event,
     /// as by reading an attribute that it hasn't, doesn't match, and the contact's timeline says so
-    /// (`tag.rule_failed`). Default: none.
+    /// (`tag.rule_failed`). Blanks alone are refused. Default: none.
     #[prost(string, tag = "3")]
     pub condition: ::prost::alloc::string::String,
 }
@@ -8281,6 +8327,18 @@ pub struct Webhook {
     /// and tests ask nobody. A change counts for triggers from now on. Default: false.
     #[prost(bool, tag = "21")]
     pub ordered: bool,
+    /// condition is a CEL expression that must be true for a trigger to be sent: up to 2,048 bytes over
+    /// `contact` (`contact.tags` too), `event` (`type`, `attributes`, `time` of the event that set the tag
+    /// off), `values` (of the call) and `now`, as \`contact.status == 'subscribed' && event.attributes.amount
+    ///
+    /// >
+    /// > = 100\`. One that isn't met skips the trigger (DELIVERY_REASON_CONDITION_NOT_MET), and so does one that
+    /// > can't be evaluated, as by reading what isn't set (DELIVERY_REASON_CONDITION_FAILED): that is
+    /// > recorded, and uses no cooldown. It is asked of triggers by tags, campaigns and TriggerWebhook, and
+    /// > again when a deferred one is sent; not of tests, nor of the deletion of a contact. Blanks alone are
+    /// > refused. Default: none.
+    #[prost(string, tag = "26")]
+    pub condition: ::prost::alloc::string::String,
     /// etag changes with every change. Given in an update, the update is made only if it still matches.
     #[prost(string, tag = "18")]
     pub etag: ::prost::alloc::string::String,
@@ -8878,7 +8936,7 @@ impl ::prost::Name for TestWebhookResponse {
     }
 }
 /// TriggerWebhookRequest is the request of TriggerWebhook.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TriggerWebhookRequest {
     /// id is the webhook's id. Required.
     #[prost(string, tag = "1")]
@@ -8887,6 +8945,14 @@ pub struct TriggerWebhookRequest {
     /// Default: none.
     #[prost(string, tag = "4")]
     pub request_id: ::prost::alloc::string::String,
+    /// values are data of the moment, for this trigger: up to 500 entries with keys of 1 to 63 bytes, and
+    /// 65,536 bytes of keys and values together. Parameters (`trigger_value`) and conditions read them; they
+    /// are kept with what waits, and erased with the contact. Default: none.
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub values: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
     /// contact names the contact. Required.
     #[prost(oneof = "trigger_webhook_request::Contact", tags = "100, 101, 102, 103")]
     pub contact: ::core::option::Option<trigger_webhook_request::Contact>,
@@ -8923,7 +8989,8 @@ impl ::prost::Name for TriggerWebhookRequest {
 /// TriggerWebhookResponse is the response of TriggerWebhook.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TriggerWebhookResponse {
-    /// trigger is the decision: SCHEDULED, or SKIPPED while the webhook is paused or disabled.
+    /// trigger is the decision: SCHEDULED, or SKIPPED while the webhook is paused or disabled or if its
+    /// condition isn't met.
     #[prost(message, optional, tag = "1")]
     pub trigger: ::core::option::Option<TriggerDecision>,
 }

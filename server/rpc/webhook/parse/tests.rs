@@ -281,7 +281,7 @@ fn placeholders_must_be_known_in_every_event() {
     let draft = webhook("https://x.example/__a__/__email__", vec![event(vec![field("a", "age")])]);
     assert_eq!(accepted(&draft, None).url, draft.url);
     let unknown =
-        |name: &str| format!("every webhook event must have a parameter called {name:?}, and not every one has");
+        |name: &str| format!("there is no value called {name:?} to fill the placeholder (there are: email, a)");
     check_url(
         "https://x.example/__b__?x=__c__",
         &[&format!("at byte 18: {}", unknown("b")), &format!("at byte 26: {}", unknown("c"))],
