@@ -19,6 +19,7 @@ mod m0011_smart_links;
 mod m0012_campaigns;
 mod m0013_identity;
 mod m0016_trigger_data;
+mod m0019_timeline;
 mod m0020_api_keys;
 mod schema;
 
@@ -46,6 +47,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0012_campaigns::Migration),
             Box::new(m0013_identity::Migration),
             Box::new(m0016_trigger_data::Migration),
+            Box::new(m0019_timeline::Migration),
             Box::new(m0020_api_keys::Migration),
         ]
     }

@@ -43,16 +43,14 @@ impl Happening {
             event_type: event_type.to_owned(),
             attributes: Some(attributes),
             tag_id: None,
-            delivery_id: None,
-            webhook_id: None,
             event_time: tx.now(),
             recorded: tx.now(),
         };
         Self { workspace_id, event, origin }
     }
 
-    /// Something that the timeline tells by itself, and that is no event of its own.
-    fn derived(mut self) -> Self {
+    /// Not to be recorded: other rows say that it happened, and the timeline is made of them too.
+    pub(super) fn derived(mut self) -> Self {
         self.event.id = None;
         self
     }
@@ -68,9 +66,9 @@ pub async fn record(tx: &Tx, happenings: Vec<Happening>) -> Result<()> {
     react(tx, happenings).await
 }
 
-/// Writes down what happened, and no more.
+/// Records what happened, as far as no other rows say it.
 pub(super) async fn note(tx: &Tx, happenings: &[Happening]) -> Result<()> {
-    let new = happenings.iter().map(|happening| NewEvent {
+    let new = happenings.iter().filter(|happening| happening.event.id.is_some()).map(|happening| NewEvent {
         workspace_id: happening.workspace_id,
         event: happening.event.clone(),
         depth: happening.origin.depth,
@@ -110,8 +108,7 @@ pub enum Change {
     Updated(ContactStatus),
 }
 
-/// Records that a contact was created or changed, where somebody listens, and what that sets off. The caller has taken the
-/// gate.
+/// Records that a contact was changed, and what its creation or change sets off. The caller has taken the gate.
 ///
 /// # Errors
 ///
@@ -123,30 +120,35 @@ pub async fn changed(
     change: Change,
     origin: &Origin,
 ) -> Result<()> {
+    let changes = changes(tx, workspace, contact, change, origin);
+    note(tx, &changes).await?;
     let config = tx.config(workspace).await?;
-    record(tx, changes(tx, (workspace, &config), contact, change, origin)).await
+    react(tx, heard(&config, changes)).await
 }
 
-/// That a contact was created or changed, where somebody listens.
+/// What somebody listens to.
+pub(super) fn heard(config: &WorkspaceConfig, happenings: Vec<Happening>) -> Vec<Happening> {
+    let is_heard = |happening: &Happening| !config.listeners(&happening.event.event_type).is_empty();
+    happenings.into_iter().filter(is_heard).collect()
+}
+
+/// That a contact was created or changed. The contact itself says when it was created.
 pub(super) fn changes(
     tx: &Tx,
-    (workspace, config): (WorkspaceId, &WorkspaceConfig),
+    workspace: WorkspaceId,
     contact: &Contact,
     change: Change,
     origin: &Origin,
 ) -> Vec<Happening> {
+    let happening = |event_type| Happening::now(tx, (workspace, contact.id), event_type, json!({}), origin.clone());
     let is_unsubscribed = contact.status == ContactStatus::Unsubscribed;
-    let types: &[&str] = match change {
-        Change::Created => &[CONTACT_CREATED],
+    match change {
+        Change::Created => vec![happening(CONTACT_CREATED).derived()],
         Change::Updated(before) if is_unsubscribed && before != contact.status => {
-            &[CONTACT_UPDATED, CONTACT_UNSUBSCRIBED]
+            vec![happening(CONTACT_UPDATED), happening(CONTACT_UNSUBSCRIBED)]
         }
-        Change::Updated(_) => &[CONTACT_UPDATED],
-    };
-    let heard = types.iter().filter(|event_type| !config.listeners(event_type).is_empty());
-    let happening =
-        |event_type: &&str| Happening::now(tx, (workspace, contact.id), event_type, json!({}), origin.clone());
-    heard.map(happening).collect()
+        Change::Updated(_) => vec![happening(CONTACT_UPDATED)],
+    }
 }
 
 /// [`fire`], with what smart tags make of it: for triggers that no tag and no campaign sets off. The caller has taken the

@@ -15,6 +15,7 @@ use crate::domain::delivery::MAX_CAUSATION_DEPTH;
 use crate::domain::event::{TAG_NOT_ASSIGNED, TAG_RULE_FAILED};
 use crate::domain::rule::Rule;
 use crate::domain::tag::{Tag, TagKind};
+use crate::domain::timeline::HoldReason;
 use crate::domain::trigger_data::{TriggerData, TriggerEvent};
 use crate::error::Result;
 use crate::ids::{ContactId, WorkspaceId};
@@ -91,12 +92,12 @@ impl Round<'_> {
         let Happening { workspace_id, event, origin } = candidate.happening;
         let depth = origin.depth + 1;
         if depth > MAX_CAUSATION_DEPTH {
-            return self.note(candidate, TAG_NOT_ASSIGNED, "reason", "CAUSATION_DEPTH");
+            return self.note(candidate, TAG_NOT_ASSIGNED, "reason", HoldReason::CausationDepth.as_str());
         }
         let count = self.counts.entry(event.contact_id).or_default();
         *count += 1;
         if *count > MAX_OF_CONTACT {
-            return self.note(candidate, TAG_NOT_ASSIGNED, "reason", "TOO_MANY_AT_ONCE");
+            return self.note(candidate, TAG_NOT_ASSIGNED, "reason", HoldReason::TooManyAtOnce.as_str());
         }
         self.assignments.push(Assignment {
             workspace_id: *workspace_id,

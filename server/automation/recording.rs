@@ -81,8 +81,6 @@ impl Recording {
             event_type: self.event_type.clone(),
             attributes: self.attributes.clone(),
             tag_id: None,
-            delivery_id: None,
-            webhook_id: None,
             event_time: self.event_time.unwrap_or(tx.now()),
             recorded: tx.now(),
         };

@@ -41,8 +41,6 @@ fn tag_event(
         event_type: event_type.to_owned(),
         attributes: None,
         tag_id: Some(tag),
-        delivery_id: None,
-        webhook_id: None,
         event_time: time,
         recorded: time,
     };

@@ -67,6 +67,7 @@ async fn round(store: &Store, settings: RetentionSettings, cooldowns: &mut Walk)
     told(repeat(|| retention::held_attempts(store, keep)).await);
     told(repeat(|| retention::replays(store, keep)).await);
     told(repeat(|| retention::enrollments(store, keep)).await);
+    told(repeat(|| retention::contact_updates(store, keep)).await);
     told(repeat(|| retention::stats(store, settings.stats)).await);
     told(repeat(|| retention::requests(store)).await);
     told(repeat(|| retention::secrets(store)).await);

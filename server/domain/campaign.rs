@@ -190,6 +190,15 @@ impl Node {
     }
 }
 
+/// The contacts of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCount {
+    /// How many wait there.
+    pub waiting: i64,
+    /// How often one went on from there, or left the campaign by an exit there.
+    pub passed: i64,
+}
+
 /// A contact's way through a campaign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrollment {

@@ -1,7 +1,7 @@
 //! What happens to contacts.
 
 use super::time::Micros;
-use crate::ids::{ContactId, DeliveryId, EventId, TagId, WebhookId};
+use crate::ids::{ContactId, EventId, TagId};
 
 /// Longest name of an event type, in bytes.
 pub const MAX_TYPE_BYTES: usize = 100;
@@ -166,10 +166,10 @@ impl EventType {
     }
 }
 
-/// An entry of a contact's timeline.
+/// Something that happened to a contact.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Its id; `None` for entries derived from tags and deliveries.
+    /// Its id; `None` if it isn't recorded, since other rows say that it happened.
     pub id: Option<EventId>,
     /// Its contact.
     pub contact_id: ContactId,
@@ -177,12 +177,8 @@ pub struct Event {
     pub event_type: String,
     /// What there is to say of it.
     pub attributes: Option<serde_json::Value>,
-    /// The tag of a tag change.
+    /// The tag that it is about, if the system recorded it.
     pub tag_id: Option<TagId>,
-    /// The delivery of a `webhook.*` entry.
-    pub delivery_id: Option<DeliveryId>,
-    /// The webhook of a `webhook.*` entry.
-    pub webhook_id: Option<WebhookId>,
     /// When it happened.
     pub event_time: Micros,
     /// When it was recorded.

@@ -24,6 +24,7 @@ pub mod stats;
 pub mod tag;
 pub mod template;
 pub mod time;
+pub mod timeline;
 pub mod trigger_data;
 pub mod webhook;
 pub mod workspace;

@@ -72,7 +72,7 @@ names_contact! {
     UntagContactRequest in untag_contact_request;
     ListContactTagsRequest in list_contact_tags_request;
     RecordEventRequest in record_event_request;
-    ListEventsRequest in list_events_request;
+    ListTimelineEntriesRequest in list_timeline_entries_request;
     TriggerWebhookRequest in trigger_webhook_request;
     TestWebhookRequest in test_webhook_request;
     EnrollContactRequest in enroll_contact_request;

@@ -10,8 +10,9 @@ use super::Services;
 use super::batch::Batch;
 use super::call::Call;
 use super::contact_name::{NamesContact, list_of};
-use super::convert::{parse_time, refuse_nul, timestamp};
+use super::convert::{parse_time, timestamp};
 use super::page::{Page, Weight};
+use super::timeline;
 use crate::automation::{Origin, Recorded, Recording};
 use crate::domain::event::{CATALOGUE, Event, EventType, MAX_ATTRIBUTES_BYTES};
 use crate::error::{Result, Violations};
@@ -19,7 +20,7 @@ use crate::ids::{EventId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::pb::batch_record_events_response::Result as ItemResult;
 use crate::pb::batch_record_events_response::result::Result as ItemAnswer;
-use crate::store::event::{Place, TimelineFilter};
+use crate::store::timeline::Place;
 use crate::store::{self, Store};
 
 /// How far in the future an event may lie: clocks differ.
@@ -70,32 +71,23 @@ impl pb::event_service_server::EventService for Services {
         Ok(Response::new(pb::ListEventTypesResponse { event_types: event_types.collect() }))
     }
 
-    async fn list_events(
+    async fn list_timeline_entries(
         &self,
-        request: Request<pb::ListEventsRequest>,
-    ) -> Result<Response<pb::ListEventsResponse>, Status> {
+        request: Request<pb::ListTimelineEntriesRequest>,
+    ) -> Result<Response<pb::ListTimelineEntriesResponse>, Status> {
         let mut call = Call::open(request)?;
         let which = call.contact();
-        let pb::ListEventsRequest { page_size, page_token, filter, .. } = std::mem::take(&mut call.message);
-        let list = list_of("events", which.as_ref());
+        let pb::ListTimelineEntriesRequest { page_size, page_token, filter, .. } = std::mem::take(&mut call.message);
+        let list = list_of("timeline", which.as_ref());
         let page = Page::<Place>::read(page_size, &page_token, &list, filter.as_ref(), &mut call.violations);
-        let filter = parse_filter(filter.unwrap_or_default(), &mut call.violations);
+        let filter = timeline::parse_filter(filter.unwrap_or_default(), &mut call.violations);
         let which = call.finish_with(which)?;
         let (workspace, db) = (call.workspace()?, self.store.read());
         let id = store::contact::get(db, workspace, &which).await?.id;
-        let fetch = |after, limit| store::event::timeline(db, id, &filter, after, limit);
-        let show = |(_, event)| to_pb(event);
-        let (events, next_page_token) = page.collect(Weight::Medium, fetch, |(place, _)| *place, show).await?;
-        Ok(Response::new(pb::ListEventsResponse { events, next_page_token }))
-    }
-}
-
-fn parse_filter(filter: pb::list_events_request::Filter, violations: &mut Violations) -> TimelineFilter {
-    refuse_nul("filter.type_prefix", &filter.type_prefix, violations);
-    TimelineFilter {
-        type_prefix: filter.type_prefix,
-        after: parse_time("filter.after", filter.after, violations),
-        before: parse_time("filter.before", filter.before, violations),
+        let fetch = |after, limit| store::timeline::list(db, id, &filter, after, limit);
+        let show = |(_, entry)| timeline::to_pb(entry);
+        let (entries, next_page_token) = page.collect(Weight::Medium, fetch, |(place, _)| *place, show).await?;
+        Ok(Response::new(pb::ListTimelineEntriesResponse { entries, next_page_token }))
     }
 }
 
@@ -143,12 +135,10 @@ fn recorded_to_pb(wish: Recording, recorded: Recorded) -> pb::RecordEventRespons
         event_type: wish.event_type,
         attributes: wish.attributes,
         tag_id: None,
-        delivery_id: None,
-        webhook_id: None,
         event_time: recorded.event_time,
         recorded: recorded.recorded,
     };
-    pb::RecordEventResponse { event: Some(to_pb(event)) }
+    pb::RecordEventResponse { event: Some(event_to_pb(event)) }
 }
 
 /// Why attributes can't be kept. Never repeats them.
@@ -224,7 +214,8 @@ fn to_value(value: &Value) -> prost_types::Value {
     prost_types::Value { kind: Some(kind) }
 }
 
-fn to_pb(event: Event) -> pb::Event {
+/// An event as callers see it.
+pub(super) fn event_to_pb(event: Event) -> pb::Event {
     pb::Event {
         id: event.id.map(|id| id.to_string()).unwrap_or_default(),
         contact_id: event.contact_id.to_string(),
@@ -232,9 +223,6 @@ fn to_pb(event: Event) -> pb::Event {
         attributes: event.attributes.as_ref().map(to_struct),
         event_time: Some(timestamp(event.event_time)),
         record_time: Some(timestamp(event.recorded)),
-        tag_id: event.tag_id.map(|id| id.to_string()).unwrap_or_default(),
-        delivery_id: event.delivery_id.map(|id| id.to_string()).unwrap_or_default(),
-        webhook_id: event.webhook_id.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 

@@ -26,6 +26,7 @@ mod repeat;
 mod replay;
 mod smart_link;
 mod tag;
+mod timeline;
 mod trigger;
 mod values;
 mod web;

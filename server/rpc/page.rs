@@ -20,6 +20,9 @@ pub(super) const MAX_BYTES: usize = 3 * 1024 * 1024;
 /// What an item adds to its message in the response, in bytes: a tag and a length.
 const ITEM_OVERHEAD: usize = 6;
 
+/// Up to where the items of a list are counted.
+pub(super) const MAX_TOTAL_SIZE: u64 = 10_000;
+
 /// A page that is asked for. `P` is the place of an item in the list's order.
 pub(super) struct Page<P> {
     size: usize,

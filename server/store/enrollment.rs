@@ -3,15 +3,15 @@
 //! What a step does is a change of this database, and is committed together with the step: no lease is needed for it to be
 //! made once, a row lock is enough.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, QueryResult, Statement, Value};
 use uuid::Uuid;
 
 use super::bulk::Bulk;
-use super::{Tx, trigger_data};
-use crate::domain::campaign::{Enrollment, EnrollmentState, Reentry};
+use super::{Tx, campaign_node, trigger_data};
+use crate::domain::campaign::{Campaign, Enrollment, EnrollmentState, Reentry};
 use crate::domain::time::Micros;
 use crate::error::{Error, Result};
 use crate::ids::{CampaignId, ContactId, EnrollmentId, WorkspaceId};
@@ -178,31 +178,63 @@ pub async fn park(tx: &Tx, ids: &[EnrollmentId]) -> Result<()> {
     Ok(())
 }
 
-/// Puts up to `limit` ways of a campaign that runs again back into the queue, spread over time. Answers with whether those
-/// were all.
+/// Puts up to `limit` ways of a campaign that runs again back into the queue, spread over time. Returns whether those were
+/// all.
 ///
 /// # Errors
 ///
 /// The database's.
 pub async fn unpark(tx: &Tx, campaign: CampaignId, limit: i64) -> Result<bool> {
+    Ok(spread(tx, campaign, "parked = TRUE AND state = 1", limit, None).await? < limit)
+}
+
+/// Makes up to `limit` ways of a campaign due, one after the other. `which` selects them: $1 is the campaign, $2 the time of
+/// the first of them, $5 is `bound`. Returns how many there were.
+async fn spread(tx: &Tx, campaign: CampaignId, which: &str, limit: i64, bound: Option<Value>) -> Result<i64> {
     let sql = "SELECT spread_us FROM campaigns WHERE id = $1";
     let rows = all(tx.db(), sql, vec![campaign.0.into()]).await?;
-    let Some(row) = rows.first() else { return Ok(true) };
+    let Some(row) = rows.first() else { return Ok(0) };
     let from = tx.now().0.max(row.try_get("", "spread_us")?);
     let gap = i64::try_from(SPREAD.as_micros()).unwrap_or(1);
-    let sql = "UPDATE enrollments SET parked = FALSE, due_us = CAST($2 AS BIGINT) + h.place * CAST($3 AS BIGINT) FROM \
-               (SELECT id AS held_id, ROW_NUMBER() OVER (ORDER BY due_us) - 1 AS place FROM enrollments \
-               WHERE campaign_id = $1 AND state = 1 AND parked = TRUE ORDER BY due_us LIMIT $4) h \
-               WHERE enrollments.id = h.held_id";
-    let values = vec![campaign.0.into(), from.into(), gap.into(), limit.into()];
-    let count = execute(tx, sql, values).await?;
-    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let sql = format!(
+        "UPDATE enrollments SET parked = FALSE, due_us = CAST($2 AS BIGINT) + h.place * CAST($3 AS BIGINT) FROM \
+         (SELECT id AS held_id, ROW_NUMBER() OVER (ORDER BY due_us) - 1 AS place FROM enrollments \
+         WHERE campaign_id = $1 AND {which} ORDER BY due_us LIMIT $4) h WHERE enrollments.id = h.held_id"
+    );
+    let values = [campaign.0.into(), from.into(), gap.into(), limit.into()].into_iter().chain(bound).collect();
+    let count = i64::try_from(execute(tx, &sql, values).await?).unwrap_or(i64::MAX);
     let until = from.saturating_add(gap.saturating_mul(count));
     execute(tx, "UPDATE campaigns SET spread_us = $2 WHERE id = $1", vec![campaign.0.into(), until.into()]).await?;
     if count > 0 {
         tx.announce_enrollments();
     }
-    Ok(count < limit)
+    Ok(count)
+}
+
+/// Lets up to `limit` contacts whose node was removed go on now instead of at the end of their wait, spread over time: so they
+/// leave. Returns whether those were all.
+///
+/// # Errors
+///
+/// The database's.
+pub(super) async fn hasten_gone(tx: &Tx, campaign: &Campaign, limit: i64) -> Result<bool> {
+    let known = campaign.definition.nodes.iter().map(|node| node.key.as_str()).collect();
+    let mut left = limit;
+    for node in campaign_node::gone(tx, campaign.id, &known).await? {
+        // What is due before the end of the spread leaves by itself, and isn't spread again by the next step.
+        left -= spread(
+            tx,
+            campaign.id,
+            "node = $5 AND parked = FALSE AND due_us > CAST($2 AS BIGINT) AND state = 1",
+            left,
+            Some(node.into()),
+        )
+        .await?;
+        if left <= 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The way that a contact is on, or its last one.
@@ -225,7 +257,10 @@ pub async fn last(db: &impl ConnectionTrait, campaign: CampaignId, contact: Cont
 ///
 /// [`Error::NotFound`] if the workspace has none such; the database's.
 pub async fn get(db: &impl ConnectionTrait, workspace: WorkspaceId, id: EnrollmentId) -> Result<Enrollment> {
-    let sql = format!("SELECT {COLUMNS} FROM enrollments WHERE id = $1 AND workspace_id = $2");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM enrollments WHERE id = $1 AND workspace_id = $2 \
+         AND EXISTS (SELECT 1 FROM campaigns c WHERE c.id = enrollments.campaign_id)"
+    );
     let rows = all(db, &sql, vec![id.0.into(), workspace.0.into()]).await?;
     rows.first().map(from_row).transpose()?.ok_or_else(|| Error::not_found(id))
 }
@@ -260,58 +295,104 @@ pub async fn stop(tx: &Tx, pairs: &[(CampaignId, ContactId)]) -> Result<Vec<Enro
     rows.iter().map(from_row).collect()
 }
 
-/// Selects ways for which all given conditions hold.
+/// Whose enrollments are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of a campaign.
+    Campaign(CampaignId),
+    /// Those of a contact, in all campaigns.
+    Contact(ContactId),
+    /// Those of a contact in one campaign.
+    Both(CampaignId, ContactId),
+}
+
+/// Selects enrollments for which all given conditions hold.
 #[derive(Clone, Debug, Default)]
 pub struct EnrollmentFilter {
     /// In one of these states; empty for any.
     pub states: Vec<EnrollmentState>,
-    /// Those of a contact.
-    pub contact: Option<ContactId>,
     /// Those at a node; empty for any.
     pub node: String,
 }
 
-/// Ways through a campaign in the order in which they began, after one.
+/// Enrollments in the order in which they began, after one. Those of a campaign that was deleted are left out.
 ///
 /// # Errors
 ///
 /// The database's.
 pub async fn list(
     db: &impl ConnectionTrait,
-    campaign: CampaignId,
-    filter: &EnrollmentFilter,
+    workspace: WorkspaceId,
+    (scope, filter): (Scope, &EnrollmentFilter),
     after: Option<EnrollmentId>,
     limit: u64,
 ) -> Result<Vec<Enrollment>> {
-    let mut sql = format!("SELECT {COLUMNS} FROM enrollments WHERE campaign_id = $1 AND id > $2");
-    let after = after.map_or(Uuid::nil(), |id| id.0);
-    let mut values: Vec<Value> = vec![campaign.0.into(), after.into()];
-    if let Some(contact) = filter.contact {
-        values.push(contact.0.into());
-        sql.push_str(&format!(" AND contact_id = ${}", values.len()));
-    }
-    if !filter.node.is_empty() {
-        values.push(filter.node.as_str().into());
-        sql.push_str(&format!(" AND node = ${}", values.len()));
-    }
-    if !filter.states.is_empty() {
-        let states: Vec<_> = filter.states.iter().map(|state| state.code().to_string()).collect();
-        sql.push_str(&format!(" AND state IN ({})", states.join(", ")));
-    }
-    sql.push_str(&format!(" ORDER BY id LIMIT {limit}"));
+    let (rows, values) = selection(workspace, scope, filter, after, limit);
+    let sql = format!("SELECT {COLUMNS} FROM ({rows}) AS chosen ORDER BY id LIMIT {limit}");
     let rows = all(db, &sql, values).await?;
     rows.iter().map(from_row).collect()
 }
 
-/// How many contacts wait at each node of a campaign.
+/// How many enrollments there are, counted up to `limit`.
 ///
 /// # Errors
 ///
 /// The database's.
-pub async fn counts(db: &impl ConnectionTrait, campaign: CampaignId) -> Result<HashMap<String, i64>> {
-    let sql = "SELECT node, COUNT(*) AS waiting FROM enrollments WHERE campaign_id = $1 AND state = 1 GROUP BY node";
-    let rows = all(db, sql, vec![campaign.0.into()]).await?;
-    rows.iter().map(|row| Ok((row.try_get("", "node")?, row.try_get("", "waiting")?))).collect()
+pub async fn count(
+    db: &impl ConnectionTrait,
+    workspace: WorkspaceId,
+    (scope, filter): (Scope, &EnrollmentFilter),
+    limit: u64,
+) -> Result<i64> {
+    let (rows, values) = selection(workspace, scope, filter, None, limit);
+    let sql = format!("SELECT COUNT(*) AS number FROM (SELECT id FROM ({rows}) AS chosen LIMIT {limit}) AS counted");
+    let rows = all(db, &sql, values).await?;
+    rows.first().map_or(Ok(0), |row| Ok(row.try_get("", "number")?))
+}
+
+/// A query for up to `limit` enrollments, each state of a campaign by itself: so an index has them in their order.
+fn selection(
+    workspace: WorkspaceId,
+    scope: Scope,
+    filter: &EnrollmentFilter,
+    after: Option<EnrollmentId>,
+    limit: u64,
+) -> (String, Vec<Value>) {
+    let after = after.map_or(Uuid::nil(), |id| id.0);
+    let mut values: Vec<Value> = vec![workspace.0.into(), after.into()];
+    let mut bind = |value: Value| {
+        values.push(value);
+        values.len()
+    };
+    let scoped = match scope {
+        Scope::Campaign(campaign) => format!("campaign_id = ${}", bind(campaign.0.into())),
+        Scope::Contact(contact) => format!("contact_id = ${}", bind(contact.0.into())),
+        Scope::Both(campaign, contact) => {
+            format!("campaign_id = ${} AND contact_id = ${}", bind(campaign.0.into()), bind(contact.0.into()))
+        }
+    };
+    let at_node = if filter.node.is_empty() {
+        String::new()
+    } else {
+        format!("AND node = ${}", bind(filter.node.as_str().into()))
+    };
+    let states = if filter.states.is_empty() { EnrollmentState::ALL } else { filter.states.as_slice() };
+    let of_states = |codes: &str| {
+        format!(
+            "SELECT {COLUMNS} FROM enrollments WHERE workspace_id = $1 AND id > $2 AND {scoped} AND state IN ({codes}) \
+             {at_node} AND EXISTS (SELECT 1 FROM campaigns c WHERE c.id = enrollments.campaign_id) \
+             ORDER BY id LIMIT {limit}"
+        )
+    };
+    let codes = states.iter().map(|state| state.code().to_string());
+    let sql = match scope {
+        Scope::Campaign(_) => {
+            let parts = codes.map(|code| format!("SELECT * FROM ({}) AS part{code}", of_states(&code)));
+            parts.collect::<Vec<_>>().join(" UNION ALL ")
+        }
+        Scope::Contact(_) | Scope::Both(..) => of_states(&codes.collect::<Vec<_>>().join(", ")),
+    };
+    (sql, values)
 }
 
 /// Removes up to `limit` ways of a campaign that was deleted; answers with how many.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::delivery::end::{self, Which};
 use super::delivery::queue;
-use super::{Store, Tx, contact_tag, cooldown, enrollment, extra_attempt};
+use super::{Store, Tx, campaign, campaign_node, contact_tag, cooldown, enrollment, extra_attempt};
 use crate::domain::campaign::CampaignState;
 use crate::domain::delivery::{Reason, State};
 use crate::domain::webhook::WebhookState;
@@ -30,7 +30,7 @@ pub enum Leftover {
     DeletedWebhook(WebhookId),
     /// To put what a webhook that was resumed held back into the queue.
     ResumedWebhook(WebhookId),
-    /// To put what a campaign that is active again held back into the queue.
+    /// To put what a campaign that is active again held back into the queue, and to let contacts go whose node was removed.
     ResumedCampaign(CampaignId),
     /// To remove the enrollments of a campaign that was deleted.
     DeletedCampaign(CampaignId),
@@ -128,11 +128,12 @@ async fn step(tx: &Tx, workspace: WorkspaceId, leftover: Leftover) -> Result<boo
             // If it was paused again it holds what it holds.
             Ok(!is_active(tx, webhook).await? || queue::unpark(tx, workspace, webhook, STEP).await?)
         }
-        Leftover::ResumedCampaign(campaign) => {
-            // If it was paused again it holds what it holds.
-            Ok(!runs(tx, campaign).await? || enrollment::unpark(tx, campaign, STEP).await?)
+        Leftover::ResumedCampaign(campaign) => resume_campaign(tx, workspace, campaign).await,
+        Leftover::DeletedCampaign(campaign) => {
+            let enrollments = enrollment::forget_campaign(tx, campaign, STEP).await?;
+            let counters = campaign_node::forget_campaign(tx, campaign, STEP).await?;
+            Ok(is_short(enrollments) && is_short(counters))
         }
-        Leftover::DeletedCampaign(campaign) => Ok(is_short(enrollment::forget_campaign(tx, campaign, STEP).await?)),
         Leftover::DeletedWebhook(webhook) => {
             let which = Which::Webhook(webhook, STEP);
             let ended = end::end(tx, workspace, which, State::Cancelled, Reason::WebhookDeleted).await?;
@@ -150,10 +151,17 @@ async fn is_active(tx: &Tx, webhook: WebhookId) -> Result<bool> {
     Ok(tx.db().query_one_raw(statement(tx, sql, values)).await?.is_some())
 }
 
-async fn runs(tx: &Tx, campaign: CampaignId) -> Result<bool> {
-    let sql = "SELECT id FROM campaigns WHERE id = $1 AND state = $2";
-    let values = vec![campaign.0.into(), CampaignState::Active.code().into()];
-    Ok(tx.db().query_one_raw(statement(tx, sql, values)).await?.is_some())
+/// Puts back what the campaign held, and lets go whose node was removed. Returns whether it was the last step.
+async fn resume_campaign(tx: &Tx, workspace: WorkspaceId, id: CampaignId) -> Result<bool> {
+    let campaign = match campaign::get(tx.db(), workspace, id).await {
+        Err(Error::NotFound { .. }) => return Ok(true),
+        campaign => campaign?,
+    };
+    if campaign.state != CampaignState::Active {
+        // It was paused again and holds what it holds.
+        return Ok(true);
+    }
+    Ok(enrollment::unpark(tx, id, STEP).await? && enrollment::hasten_gone(tx, &campaign, STEP).await?)
 }
 
 fn statement(tx: &Tx, sql: &str, values: Vec<Value>) -> Statement {

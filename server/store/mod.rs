@@ -16,6 +16,7 @@
 pub mod api_key;
 mod bulk;
 pub mod campaign;
+pub mod campaign_node;
 pub mod config;
 pub mod contact;
 pub mod contact_tag;
@@ -47,6 +48,7 @@ pub mod retention;
 pub mod smart_link;
 pub mod stats;
 pub mod tag;
+pub mod timeline;
 mod trigger_data;
 pub mod wake;
 pub mod webhook;

@@ -10,6 +10,7 @@ use super::delivery::end::{self, Which};
 use super::delivery::{DEFERRED, WAITING};
 use super::{Store, Tx, deployment, enrollment, extra_attempt, request, webhook};
 use crate::domain::delivery::{Reason, State};
+use crate::domain::event::CONTACT_UPDATED;
 use crate::domain::stats::bucket_of;
 use crate::domain::time::Micros;
 use crate::domain::webhook::WebhookState;
@@ -154,6 +155,26 @@ pub async fn replays(store: &Store, keep: Duration) -> Result<usize> {
         .await
 }
 
+/// Removes events that say that a contact was changed, recorded longer ago than `keep`: a caller that writes all its contacts
+/// every night would fill the database with them. Returns how many.
+///
+/// # Errors
+///
+/// The database's.
+pub async fn contact_updates(store: &Store, keep: Duration) -> Result<usize> {
+    store
+        .write("retain_contact_updates", |tx| async move {
+            let limit = tx.now().saturating_sub(keep);
+            // The type stands in the text, so that the index of these events carries the statement.
+            let sql = format!(
+                "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE type = '{CONTACT_UPDATED}' \
+                 AND recorded_us < $1 ORDER BY recorded_us LIMIT $2)"
+            );
+            execute(&tx, &sql, vec![limit.0.into(), step()]).await
+        })
+        .await
+}
+
 /// Removes counts of what happened longer ago than `keep`. Answers with how many.
 ///
 /// # Errors
@@ -216,7 +237,7 @@ pub async fn requests(store: &Store) -> Result<usize> {
 }
 
 /// The tables that hold a workspace's rows, and their keys; those of the most rows first.
-const TENANT_TABLES: [(&str, &str); 20] = [
+const TENANT_TABLES: [(&str, &str); 21] = [
     ("outcomes", "seq"),
     ("delivery_stats", "workspace_id, webhook_id, bucket_us, metric"),
     ("replays", "id"),
@@ -224,6 +245,7 @@ const TENANT_TABLES: [(&str, &str); 20] = [
     ("deliveries", "id"),
     ("events", "id"),
     ("enrollments", "id"),
+    ("campaign_nodes", "campaign_id, node, shard"),
     ("campaigns", "id"),
     ("contact_tags", "contact_id, tag_id"),
     ("cooldowns", "webhook_id, contact_id"),

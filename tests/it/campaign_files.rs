@@ -127,7 +127,7 @@ both! {
         let made = campaigns(&t).await.pop().expect("the campaign");
         assert_eq!((made.name.as_str(), made.state(), made.reentry()), ("Onboarding", State::Draft, Reentry::Never));
         assert_eq!((made.description.as_str(), made.start_tag_id), ("The first week: begins #1", start_tag));
-        let nexts: Vec<_> = made.nodes.iter().map(|node| (node.key.as_str(), node.next.as_str())).collect();
+        let nexts: Vec<_> = made.nodes.iter().map(|node| (node.key.as_str(), node.next_key.as_str())).collect();
         assert_eq!(nexts[..6], [
             ("welcome", "mark"), ("mark", "pause"), ("pause", "birthday"), ("birthday", "ask"), ("ask", ""), ("set", "clear"),
         ]);

@@ -1,21 +1,18 @@
 //! Resources from their creation to their end, and the filters of their lists.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prost_types::value::Kind as ValueKind;
-use prost_types::{Struct, Timestamp, Value};
+use prost_types::Timestamp;
 use taghook_client::Code;
 use taghook_client::contact::{by_email, by_id, by_phone};
 use taghook_client::v1::api_key::Scope;
 use taghook_client::v1::contact::Status;
 use taghook_client::v1::delivery::{Source, State};
 use taghook_client::v1::field::ValueType;
-use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook_event::Parameter;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::{
-    self, ApiKey, Contact, DeliveryFilter, ErrorReason, Event, Field, Tag, Webhook, WebhookEvent, Workspace,
+    self, ApiKey, Contact, DeliveryFilter, ErrorReason, Field, Tag, Webhook, WebhookEvent, Workspace,
 };
 use tonic_types::StatusExt;
 
@@ -406,76 +403,6 @@ both! {
         assert_eq!(keys[1..], [key]);
         let told = crate::support::dump(t.database()).await;
         assert!(!told.contains(&made.secret.to_lowercase()), "the secret is stored");
-    }
-
-    async fn a_timeline_shows_all_that_happened_the_newest_first(database: Database) {
-        let (settings, clock) = database.settings().with_manual_clock();
-        let t = Taghook::start(database, settings).await;
-        let receiver = Receiver::start().await;
-        let (tag, contact) = (t.tag("customer").await, t.contact("ada@example.com").await);
-        let webhook = t.webhook(&receiver, &tag, |_| {}).await;
-        let mut watch = Watch::now(&t.client).await;
-        let number = |number| Value { kind: Some(ValueKind::NumberValue(number)) };
-        let text = |text: &str| Value { kind: Some(ValueKind::StringValue(text.into())) };
-        let attributes =
-            Struct { fields: BTreeMap::from([("sum".into(), number(12.5)), ("what".into(), text("é\n"))]) };
-        let record = async |event: Event| {
-            let request =
-                v1::RecordEventRequest { contact: by_email("ADA@example.com"), event: Some(event), ..Default::default() };
-            t.client.events().record_event(request).await.unwrap().into_inner().event.unwrap()
-        };
-        clock.advance(SECOND * 10);
-        let bought =
-            record(Event { r#type: "shop.bought".into(), attributes: Some(attributes.clone()), ..Default::default() })
-                .await;
-        assert!(bought.id.starts_with("evt_"));
-        assert_eq!((&bought.contact_id, &bought.attributes), (&contact.id, &Some(attributes)));
-        assert_eq!((bought.event_time, bought.record_time), (at(10), at(10)));
-        clock.advance(SECOND * 10);
-        let trigger = t.decide(&contact, &tag).await;
-        watch.expect(Kind::Delivered).await;
-        clock.advance(SECOND * 10);
-        t.decide(&contact, &tag).await;
-        watch.expect(Kind::Suppressed).await;
-        clock.advance(SECOND * 10);
-        t.untag(&contact, &tag).await;
-        let late = record(Event { r#type: "shop.seen".into(), event_time: at(15), ..Default::default() }).await;
-        assert_eq!((late.event_time, late.record_time), (at(15), at(40)));
-
-        let list = async |filter: v1::list_events_request::Filter| {
-            let request =
-                v1::ListEventsRequest { contact: by_id(&contact.id), filter: Some(filter), ..Default::default() };
-            t.client.events().list_events(request).await.unwrap().into_inner().events
-        };
-        let short = |events: &[Event]| {
-            let line = |event: &Event| format!("{} {}", since_start_us(event.event_time) / 1_000_000, event.r#type);
-            events.iter().map(line).collect::<Vec<_>>()
-        };
-        type Filter = v1::list_events_request::Filter;
-        let all = list(Filter::default()).await;
-        assert_eq!(
-            short(&all),
-            [
-                "40 tag.removed",
-                "30 webhook.suppressed",
-                "20 webhook.delivered",
-                "20 webhook.triggered",
-                "20 tag.assigned",
-                "15 shop.seen",
-                "10 shop.bought",
-            ]
-        );
-        assert_eq!(all[6], bought);
-        assert_eq!(all[5], late);
-        assert_eq!(all[4].tag_id, tag.id);
-        assert_eq!((&all[3].delivery_id, &all[3].webhook_id), (&trigger.delivery_ids[0], &webhook.id));
-        assert_eq!(list(Filter { type_prefix: "webhook.".into(), ..Default::default() }).await, all[1..4]);
-        assert_eq!(list(Filter { type_prefix: "shop.s".into(), ..Default::default() }).await, all[5..6]);
-        assert_eq!(
-            list(Filter { type_prefix: "tag.".into(), ..Default::default() }).await,
-            [all[0].clone(), all[4].clone()]
-        );
-        assert_eq!(list(Filter { after: at(15), before: at(30), ..Default::default() }).await, all[2..6]);
     }
 
     async fn deliveries_are_filtered(database: Database) {

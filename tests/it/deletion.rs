@@ -13,8 +13,8 @@ use taghook_client::v1::webhook::CooldownPolicy;
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Method, Parameter};
 use taghook_client::v1::{
-    self, Contact, DeliveryReason, ErrorReason, Event, GetContactRequest, ListEventsRequest, RecordEventRequest,
-    UpsertContactRequest, WebhookEvent,
+    self, Contact, DeliveryReason, ErrorReason, Event, GetContactRequest, ListTimelineEntriesRequest,
+    RecordEventRequest, UpsertContactRequest, WebhookEvent,
 };
 
 use crate::support::{
@@ -199,8 +199,8 @@ both! {
         }
         let request = GetContactRequest { id: contact.id.clone() };
         check_error(t.client.contacts().get_contact(request).await, Code::NotFound, ErrorReason::NotFound);
-        let request = ListEventsRequest { contact: by_id(&contact.id), ..Default::default() };
-        check_error(t.client.events().list_events(request).await, Code::NotFound, ErrorReason::NotFound);
+        let request = ListTimelineEntriesRequest { contact: by_id(&contact.id), ..Default::default() };
+        check_error(t.client.events().list_timeline_entries(request).await, Code::NotFound, ErrorReason::NotFound);
         // The address is free, and a stranger's: no window, no tags.
         let again = t.contact("markmail@example.com").await;
         assert_ne!(again.id, contact.id);

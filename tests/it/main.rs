@@ -44,6 +44,7 @@ mod stats;
 mod store;
 mod support;
 mod tidy;
+mod timeline;
 mod traces;
 mod transport;
 mod transport_errors;

@@ -3,8 +3,7 @@
 use prost_reflect::{DynamicMessage, FieldDescriptor, MethodDescriptor, Value};
 use taghook_client::Code;
 use taghook_client::contact::by_id;
-use taghook_client::v1::campaign_node::wait::Until;
-use taghook_client::v1::campaign_node::{Action, Exit, Wait};
+use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::{self, ApiKey, Contact, ErrorReason, Event, Field, Tag, Webhook, WebhookEvent, Workspace};
 use tonic_types::StatusExt;
@@ -73,7 +72,7 @@ impl World {
             }
             "ListTags" => drop(t.tag(&name).await),
             "ListTagUsages" | "ListWebhooks" => drop(t.webhook(&self.receiver, &self.tag, |it| it.name = name).await),
-            "ListEvents" => {
+            "ListTimelineEntries" => {
                 let event = Event { r#type: format!("test.{name}"), ..Default::default() };
                 let request = v1::RecordEventRequest {
                     contact: by_id(&self.contact.id),
@@ -184,10 +183,16 @@ impl World {
 
 /// An active campaign in which everybody waits for a day.
 async fn waiting_room(t: &Taghook) -> String {
-    let until = Some(Until::Duration(prost_types::Duration { seconds: 86_400, nanos: 0 }));
-    let node =
-        |key: &str, next: &str, action| v1::CampaignNode { key: key.into(), next: next.into(), action: Some(action) };
-    let nodes = vec![node("wait", "exit", Action::Wait(Wait { until })), node("exit", "", Action::Exit(Exit {}))];
+    let until = Some(v1::wait_action::Until::Duration(prost_types::Duration { seconds: 86_400, nanos: 0 }));
+    let node = |key: &str, next: &str, action| v1::CampaignNode {
+        key: key.into(),
+        next_key: next.into(),
+        action: Some(action),
+    };
+    let nodes = vec![
+        node("wait", "exit", Action::Wait(v1::WaitAction { until })),
+        node("exit", "", Action::Exit(v1::ExitAction {})),
+    ];
     let campaign = Some(v1::Campaign { name: "waiting room".into(), nodes, ..Default::default() });
     let request = v1::CreateCampaignRequest { campaign, ..Default::default() };
     let id = t.client.campaigns().create_campaign(request).await.unwrap().into_inner().id;

@@ -10,10 +10,11 @@ use taghook_client::v1::contact::Status;
 use taghook_client::v1::outcome::Kind as OutcomeKind;
 use taghook_client::v1::smart_rule::AttributeMatch;
 use taghook_client::v1::tag::Kind as TagKind;
+use taghook_client::v1::timeline_entry::{Entry, HoldReason, Kind as EntryKind};
 use taghook_client::v1::webhook::CooldownPolicy;
 use taghook_client::v1::{
-    BatchRecordEventsRequest, Contact, CreateTagRequest, ErrorReason, Event, ListEventTypesRequest, ListEventsRequest,
-    RecordEventRequest, SmartRule, Tag, TagContactRequest, UntagContactRequest, UpdateContactRequest, UpdateTagRequest,
+    BatchRecordEventsRequest, Contact, CreateTagRequest, ErrorReason, Event, ListEventTypesRequest, RecordEventRequest,
+    SmartRule, Tag, TagContactRequest, UntagContactRequest, UpdateContactRequest, UpdateTagRequest,
 };
 
 use crate::support::{
@@ -60,21 +61,6 @@ async fn record(api: &Api, contact: &Contact, event_type: &str, attributes: &[(&
     answer.expect("a recorded event").into_inner().event.expect("the event")
 }
 
-/// The entries of a contact's timeline whose type starts so, the newest first.
-async fn timeline(api: &Api, contact: &Contact, prefix: &str) -> Vec<Event> {
-    let filter = taghook_client::v1::list_events_request::Filter { type_prefix: prefix.into(), ..Default::default() };
-    let request =
-        ListEventsRequest { contact: by_id(&contact.id), page_size: 1_000, filter: Some(filter), ..Default::default() };
-    api.client.events().list_events(request).await.expect("a timeline").into_inner().events
-}
-
-fn attribute(event: &Event, name: &str) -> String {
-    match event.attributes.as_ref().and_then(|attributes| attributes.fields.get(name)?.kind.clone()) {
-        Some(Kind::StringValue(text)) => text,
-        other => panic!("{name} of {event:?} is {other:?}"),
-    }
-}
-
 both! {
     async fn an_event_assigns_the_tags_whose_rules_it_matches(t: Taghook) {
         let mut receiver = Receiver::start().await;
@@ -94,14 +80,16 @@ both! {
         let delivery = t.delivery(received.webhook_id()).await;
         assert_eq!((&delivery.webhook_id, delivery.causation_depth), (&webhook.id, 1));
         assert_eq!(delivery.activation_tag_ids, [bought.id.as_str()]);
-        assert_eq!(timeline(&t, &ada, "payment.").await, [event]);
+        assert_eq!(t.recorded(&ada, "payment.").await, [event]);
 
         record(&t, &bob, "payment.bought", &[("amount", number(100.0)), ("product", text("Produkt B"))]).await;
         assert_eq!(t.held_tags(&bob).await, [big.id.as_str()]);
         record(&t, &bob, "payment.bought", &[]).await;
-        let [failed] = &timeline(&t, &bob, "tag.rule_failed").await[..] else { panic!("a failed rule") };
-        assert_eq!((failed.tag_id.as_str(), attribute(failed, "event_type").as_str()), (&*big.id, "payment.bought"));
-        assert!(attribute(failed, "error").contains("amount"), "{failed:?}");
+        let [Entry::TagRuleFailed(failed)] = &t.told(&bob, EntryKind::TagRuleFailed).await[..] else {
+            panic!("a failed rule")
+        };
+        assert_eq!((failed.tag_id.as_str(), failed.event_type.as_str()), (&*big.id, "payment.bought"));
+        assert!(failed.error.contains("amount"), "{failed:?}");
     }
 
     async fn a_condition_sees_the_contact_and_its_tags(t: Taghook) {
@@ -115,7 +103,7 @@ both! {
         t.assign(&contact, &customer).await;
         record(&t, &contact, "form.subscribed", &[]).await;
         assert!(t.held_tags(&contact).await.contains(&local.id));
-        assert_eq!(timeline(&t, &contact, "tag.rule_failed").await, []);
+        assert_eq!(t.told(&contact, EntryKind::TagRuleFailed).await, []);
     }
 
     async fn what_contacts_become_is_an_event(t: Taghook) {
@@ -130,9 +118,6 @@ both! {
         let request = UpdateContactRequest { contact: Some(gone), update_mask: mask(&["status"]), ..Default::default() };
         t.client.contacts().update_contact(request).await.unwrap();
         assert_eq!(t.held_tags(&contact).await, [born.id.as_str(), &moved.id, &left.id]);
-        let types: Vec<_> =
-            timeline(&t, &contact, "contact.").await.into_iter().map(|event| event.r#type).collect();
-        assert_eq!(types.len(), 4, "{types:?}");
     }
 
     async fn deliveries_set_tags_when_they_are_triggered_and_when_they_end(t: Taghook) {
@@ -220,14 +205,14 @@ both! {
         assert_eq!(depths, (0..9).collect::<Vec<_>>());
         let stopped = within("the end", async {
             loop {
-                let mut stopped = timeline(&t, &contact, "tag.not_assigned").await;
-                if let Some(stopped) = stopped.pop() {
+                let mut stopped = t.told(&contact, EntryKind::TagHeldBack).await;
+                if let Some(Entry::TagHeldBack(stopped)) = stopped.pop() {
                     return stopped;
                 }
             }
         })
         .await;
-        assert_eq!((attribute(&stopped, "reason").as_str(), &stopped.tag_id), ("CAUSATION_DEPTH", &pinged.id));
+        assert_eq!((stopped.reason(), &stopped.tag_id), (HoldReason::CausationDepth, &pinged.id));
         assert_eq!(receiver.try_recv().map(|received| received.target), None);
         // A new cause begins anew.
         ping.activation_tag_ids.clear();
@@ -266,7 +251,7 @@ both! {
             if !is_call_first {
                 t.assign(&contact, &start).await;
             }
-            let stopped = timeline(&t, &contact, "tag.not_assigned").await;
+            let stopped = t.told(&contact, EntryKind::TagHeldBack).await;
             assert_eq!(stopped.len(), usize::from(depth == 8), "{stopped:#?}");
             clock.advance(Duration::from_hours(6));
         }
@@ -359,11 +344,11 @@ both! {
             assert_eq!(error.code, code as i32, "{error:?}");
         }
         assert_eq!(t.held_tags(&contact).await, [tag.id.as_str()]);
-        assert_eq!(timeline(&t, &contact, "form.").await.len(), 1);
+        assert_eq!(t.recorded(&contact, "form.").await.len(), 1);
         // The same answer again, and no second event.
         let again = t.client.events().record_event(requests[0].clone()).await.unwrap().into_inner();
         assert_eq!(again.event.unwrap().id, id(0));
-        assert_eq!(timeline(&t, &contact, "form.").await.len(), 1);
+        assert_eq!(t.recorded(&contact, "form.").await.len(), 1);
         for requests in [vec![], vec![RecordEventRequest::default(); 1_001]] {
             let refused = t.client.events().batch_record_events(BatchRecordEventsRequest { requests }).await;
             check_invalid(refused, &["requests"]);

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use taghook_client::contact::by_id;
-use taghook_client::v1::campaign_node::{Action, Exit, Webhook as CallWebhook};
+use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::webhook::CooldownPolicy;
 use taghook_client::v1::{
     ActivateCampaignRequest, BatchRecordEventsRequest, BatchTagContactsRequest, Campaign, CampaignNode, Contact,
     CreateCampaignRequest, CreateContactRequest, CreateReplayRequest, CreateTagRequest, DeleteContactRequest,
-    EnrollContactRequest, Event, RecordEventRequest, Replay, ReplayFilter, RetryDeliveryRequest, SmartRule, Tag,
-    TagContactRequest, TestWebhookRequest, TriggerWebhookRequest, UpdateContactRequest, UpsertContactRequest, Webhook,
-    tag,
+    EnrollContactRequest, Event, ExitAction, RecordEventRequest, Replay, ReplayFilter, RetryDeliveryRequest, SmartRule,
+    Tag, TagContactRequest, TestWebhookRequest, TriggerWebhookRequest, UpdateContactRequest, UpsertContactRequest,
+    Webhook, WebhookAction, tag,
 };
 use tokio::task::JoinSet;
 use tonic::Request;
@@ -75,12 +75,12 @@ async fn smart_tag(api: &Api, event_type: &str) -> Tag {
 /// An active campaign that calls a webhook, and that a tag starts.
 async fn calling(api: &Api, webhook: &Webhook, start: &Tag) -> Campaign {
     let node =
-        |key: &str, next: &str, action| CampaignNode { key: key.into(), next: next.into(), action: Some(action) };
-    let call = Action::Webhook(CallWebhook { webhook_id: webhook.id.clone() });
+        |key: &str, next: &str, action| CampaignNode { key: key.into(), next_key: next.into(), action: Some(action) };
+    let call = Action::Webhook(WebhookAction { webhook_id: webhook.id.clone() });
     let campaign = Campaign {
         name: "calling".into(),
         start_tag_id: start.id.clone(),
-        nodes: vec![node("call", "exit", call), node("exit", "", Action::Exit(Exit {}))],
+        nodes: vec![node("call", "exit", call), node("exit", "", Action::Exit(ExitAction {}))],
         ..Default::default()
     };
     let request = CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };

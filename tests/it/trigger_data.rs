@@ -9,19 +9,20 @@ use sea_orm::{ConnectionTrait, Statement};
 use serde_json::json;
 use taghook_client::Code;
 use taghook_client::contact::by_id;
-use taghook_client::v1::campaign_node::{Action, Decision as Ask, Exit, Wait, Webhook as CallWebhook, wait::Until};
+use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::enrollment::State as Enrolled;
 use taghook_client::v1::outcome::Kind as OutcomeKind;
 use taghook_client::v1::tag::Kind as TagKind;
 use taghook_client::v1::trigger_decision::Decision;
+use taghook_client::v1::wait_action::Until;
 use taghook_client::v1::webhook::CooldownPolicy;
 use taghook_client::v1::webhook_event::default_value::Mode;
 use taghook_client::v1::webhook_event::parameter::Source;
 use taghook_client::v1::webhook_event::{DefaultValue, Encoding, Parameter};
 use taghook_client::v1::{
-    self, Campaign, CampaignNode, Contact, DeliveryReason, ErrorReason, Event, SmartRule, Tag, TriggerDecision,
-    Webhook, WebhookEvent,
+    self, Campaign, CampaignNode, Contact, DecisionAction, DeliveryReason, ErrorReason, Event, ExitAction, SmartRule,
+    Tag, TriggerDecision, WaitAction, Webhook, WebhookAction, WebhookEvent,
 };
 
 use crate::support::{
@@ -95,26 +96,26 @@ async fn pay(t: &Api, contact: &Contact, amount: f64) {
 }
 
 fn node(key: &str, next: &str, action: Action) -> CampaignNode {
-    CampaignNode { key: key.into(), next: next.into(), action: Some(action) }
+    CampaignNode { key: key.into(), next_key: next.into(), action: Some(action) }
 }
 
 fn call(key: &str, next: &str, webhook: &Webhook) -> CampaignNode {
-    node(key, next, Action::Webhook(CallWebhook { webhook_id: webhook.id.clone() }))
+    node(key, next, Action::Webhook(WebhookAction { webhook_id: webhook.id.clone() }))
 }
 
 fn wait_an_hour(key: &str, next: &str) -> CampaignNode {
     let duration = prost_types::Duration { seconds: 3_600, nanos: 0 };
-    node(key, next, Action::Wait(Wait { until: Some(Until::Duration(duration)) }))
+    node(key, next, Action::Wait(WaitAction { until: Some(Until::Duration(duration)) }))
 }
 
 fn ask(key: &str, condition: &str, then_node: &str, else_node: &str) -> CampaignNode {
-    let ask = Ask { condition: condition.into(), then_node: then_node.into(), else_node: else_node.into() };
+    let ask = DecisionAction { condition: condition.into(), then_key: then_node.into(), else_key: else_node.into() };
     node(key, "", Action::Decision(ask))
 }
 
 /// An active campaign, which ends at the node `exit`.
 async fn campaign(t: &Api, start: Option<&Tag>, mut nodes: Vec<CampaignNode>) -> Campaign {
-    nodes.push(node("exit", "", Action::Exit(Exit {})));
+    nodes.push(node("exit", "", Action::Exit(ExitAction {})));
     let start_tag_id = start.map(|tag| tag.id.clone()).unwrap_or_default();
     let campaign = Campaign { name: "journey".into(), start_tag_id, nodes, ..Default::default() };
     let request = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };

@@ -70,7 +70,7 @@ contact_names!(
     untag_contact_request,
     list_contact_tags_request,
     record_event_request,
-    list_events_request,
+    list_timeline_entries_request,
     trigger_webhook_request,
     test_webhook_request,
     enroll_contact_request,

@@ -13,7 +13,7 @@ mod steps;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 pub use run::run;
 
@@ -23,6 +23,7 @@ use super::react::react;
 use crate::domain::campaign::{Enrollment, EnrollmentState, Reentry};
 use crate::domain::delivery::MAX_CAUSATION_DEPTH;
 use crate::domain::event::{CAMPAIGN_FINISHED, CAMPAIGN_NOT_STARTED, CAMPAIGN_STARTED};
+use crate::domain::timeline::HoldReason;
 use crate::error::Result;
 use crate::ids::{CampaignId, ContactId, EnrollmentId, TypedId};
 use crate::store::config::{PreparedCampaign, WorkspaceConfig};
@@ -81,11 +82,10 @@ pub async fn enroll(tx: &Tx, entries: Vec<Entry>) -> Result<Enrolled> {
     let mut enrolled = Enrolled::default();
     for (way, entry) in ways.into_iter().filter(|(way, _)| inserted.contains(&way.id)) {
         if !entry.config.listeners(CAMPAIGN_STARTED).is_empty() {
-            enrolled.started.push(happening(tx, &entry.campaign, &way, CAMPAIGN_STARTED, "", entry.origin));
+            enrolled.started.push(happening(tx, &entry.campaign, &way, CAMPAIGN_STARTED, &[]).derived());
         }
         enrolled.new.push(way);
     }
-    note(tx, &enrolled.started).await?;
     Ok(enrolled)
 }
 
@@ -116,31 +116,28 @@ fn too_deep(tx: &Tx, entry: &Entry) -> Happening {
     let attributes = json!({
         "campaign_id": campaign.id.to_string(),
         "name": campaign.name,
-        "reason": "CAUSATION_DEPTH",
+        "reason": HoldReason::CausationDepth.as_str(),
         "depth": entry.origin.depth,
     });
     let contact = (campaign.workspace_id, entry.contact_id);
     Happening::now(tx, contact, CAMPAIGN_NOT_STARTED, attributes, entry.origin.clone())
 }
 
-/// Something that happened to a contact on its way.
+/// Something that happened to a contact on its way. `more` are its attributes beside the campaign and the enrollment.
 fn happening(
     tx: &Tx,
     campaign: &PreparedCampaign,
     way: &Enrollment,
     event_type: &str,
-    how: &str,
-    origin: Origin,
+    more: &[(&str, &str)],
 ) -> Happening {
-    let mut attributes = json!({
-        "campaign_id": campaign.campaign.id.to_string(),
-        "name": campaign.campaign.name,
-        "enrollment_id": way.id.to_string(),
-    });
-    if let (false, Some(attributes)) = (how.is_empty(), attributes.as_object_mut()) {
-        attributes.insert("how".to_owned(), how.into());
-    }
-    Happening::now(tx, (way.workspace_id, way.contact_id), event_type, attributes, origin)
+    let mut attributes = Map::from_iter([
+        ("campaign_id".to_owned(), campaign.campaign.id.to_string().into()),
+        ("name".to_owned(), campaign.campaign.name.as_str().into()),
+        ("enrollment_id".to_owned(), way.id.to_string().into()),
+    ]);
+    attributes.extend(more.iter().map(|(name, text)| ((*name).to_owned(), (*text).into())));
+    Happening::now(tx, (way.workspace_id, way.contact_id), event_type, attributes.into(), origin_of(way))
 }
 
 /// Where what happens on a way comes from.
@@ -159,16 +156,15 @@ async fn take_out(
     pairs: &[(CampaignId, ContactId)],
 ) -> Result<(Vec<Enrollment>, Vec<Happening>)> {
     let stopped = enrollment::stop(tx, pairs).await?;
-    let finished: Vec<Happening> = stopped.iter().filter_map(|way| finished(tx, config, way, "EXITED")).collect();
-    note(tx, &finished).await?;
+    let finished = stopped.iter().filter_map(|way| finished(tx, config, way)).collect();
     Ok((stopped, finished))
 }
 
-/// That a way has ended, where somebody listens.
-fn finished(tx: &Tx, config: &WorkspaceConfig, way: &Enrollment, how: &str) -> Option<Happening> {
+/// That a way has ended, where somebody listens. The enrollment says so too.
+fn finished(tx: &Tx, config: &WorkspaceConfig, way: &Enrollment) -> Option<Happening> {
     let campaign = config.campaign(way.campaign_id)?;
     let is_heard = !config.listeners(CAMPAIGN_FINISHED).is_empty();
-    is_heard.then(|| happening(tx, campaign, way, CAMPAIGN_FINISHED, how, origin_of(way)))
+    is_heard.then(|| happening(tx, campaign, way, CAMPAIGN_FINISHED, &[("how", way.state.as_str())]).derived())
 }
 
 /// Lets one contact enter a campaign, with all that follows. The caller has taken the gate.

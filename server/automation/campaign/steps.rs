@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Entry, enroll, finished, happening, origin_of, take_out};
 use crate::automation::assign::assign_only;
 use crate::automation::fire::{CampaignStep, Trigger, fire};
-use crate::automation::happen::{Change, Happening, changes, note, triggered};
+use crate::automation::happen::{Change, Happening, changes, heard, note, triggered};
 use crate::automation::react::react;
 use crate::automation::{Assignment, Origin, unassign};
 use crate::domain::campaign::{Action, Enrollment, EnrollmentState, Node};
@@ -21,6 +21,7 @@ use crate::domain::time::Micros;
 use crate::domain::trigger_data::TriggerData;
 use crate::error::Result;
 use crate::ids::{CampaignId, ContactId, TagId, WebhookId, WorkspaceId};
+use crate::store::campaign_node::{self, Passes};
 use crate::store::config::{PreparedCampaign, WorkspaceConfig};
 use crate::store::contact::ContactRef;
 use crate::store::{self, Tx, enrollment};
@@ -53,13 +54,21 @@ pub(super) async fn lead(tx: &Tx, ways: Vec<Enrollment>) -> Result<()> {
         }
     }
     enrollment::park(tx, &held).await?;
-    let mut turn = Turn { tx, ways: leading, contacts: HashMap::new(), caused: Vec::new(), notes: Vec::new() };
+    let mut turn = Turn {
+        tx,
+        ways: leading,
+        contacts: HashMap::new(),
+        caused: Vec::new(),
+        notes: Vec::new(),
+        passes: Passes::new(),
+    };
     turn.run().await?;
-    let Turn { ways, caused, notes, .. } = turn;
+    let Turn { ways, caused, notes, passes, .. } = turn;
     let ways: Vec<Enrollment> = ways.into_iter().map(|way| way.enrollment).collect();
     enrollment::update(tx, &ways).await?;
     note(tx, &notes).await?;
-    react(tx, caused).await
+    react(tx, caused).await?;
+    campaign_node::add(tx, &passes).await
 }
 
 /// A way that is being led.
@@ -106,8 +115,10 @@ struct Turn<'a> {
     contacts: HashMap<ContactId, Arc<Contact>>,
     /// What smart tags are to hear.
     caused: Vec<Happening>,
-    /// What the timeline tells: steps that came to nothing, and ends that somebody listens to.
+    /// What is recorded for the timeline: steps that came to nothing, and changes of contacts.
     notes: Vec<Happening>,
+    /// How often contacts went on from nodes.
+    passes: Passes,
 }
 
 /// What the ways do in one round, by kind, so that each kind is a few statements for all of them.
@@ -173,8 +184,7 @@ impl Turn<'_> {
             let Some(way) = self.ways.get(index).filter(|way| way.is_on) else { continue };
             let campaign = Arc::clone(&way.campaign);
             let Some(node) = campaign.campaign.definition.node(&way.enrollment.node) else {
-                self.fail(index, "its node is gone");
-                self.end(index, EnrollmentState::Exited);
+                self.lose(index);
                 continue;
             };
             match &node.action {
@@ -194,7 +204,7 @@ impl Turn<'_> {
                     self.wait(index, node, until);
                 }
                 Action::GoTo(to) => self.go_on(index, to.as_deref()),
-                Action::Exit => self.end(index, EnrollmentState::Finished),
+                Action::Exit => self.finish(index),
             }
         }
         round
@@ -224,6 +234,7 @@ impl Turn<'_> {
     /// Goes on at a node. The graph was checked when the campaign was activated; where it leads nowhere all the same, that
     /// is the end.
     fn go_on(&mut self, index: usize, node: Option<&str>) {
+        self.pass(index);
         let Some(way) = self.ways.get_mut(index) else { return };
         way.enrollment.is_waiting = false;
         way.enrollment.steps += 1;
@@ -242,23 +253,43 @@ impl Turn<'_> {
         self.go_on(index, next.as_deref());
     }
 
+    /// Counts a contact that goes on from its node.
+    fn pass(&mut self, index: usize) {
+        let Some(way) = self.ways.get(index) else { return };
+        let enrollment = &way.enrollment;
+        let key = (enrollment.campaign_id, enrollment.node.clone());
+        self.passes.entry(key).or_insert((enrollment.workspace_id, 0)).1 += 1;
+    }
+
     fn end(&mut self, index: usize, state: EnrollmentState) {
         let now = self.tx.now();
         let Some(way) = self.ways.get_mut(index) else { return };
-        way.enrollment.steps += i64::from(state == EnrollmentState::Finished);
         way.end(state, now);
-        let finished = finished(self.tx, &way.config, &way.enrollment, state.as_str());
-        self.notes.extend(finished.clone());
-        self.caused.extend(finished);
+        self.caused.extend(finished(self.tx, &way.config, &way.enrollment));
+    }
+
+    /// Ends a way at an exit.
+    fn finish(&mut self, index: usize) {
+        self.pass(index);
+        if let Some(way) = self.ways.get_mut(index) {
+            way.enrollment.steps += 1;
+        }
+        self.end(index, EnrollmentState::Finished);
+    }
+
+    /// Ends a way whose node was removed.
+    fn lose(&mut self, index: usize) {
+        if let Some(way) = self.ways.get_mut(index) {
+            "its node was removed".clone_into(&mut way.enrollment.error);
+        }
+        self.end(index, EnrollmentState::Exited);
     }
 
     /// Says in the timeline that a step came to nothing.
     fn fail(&mut self, index: usize, why: &str) {
         let Some(way) = self.ways.get(index) else { return };
-        let how = format!("{}: {why}", way.enrollment.node);
-        let failed =
-            happening(self.tx, &way.campaign, &way.enrollment, CAMPAIGN_STEP_FAILED, &how, origin_of(&way.enrollment));
-        self.notes.push(failed);
+        let more = [("node", way.enrollment.node.as_str()), ("error", why)];
+        self.notes.push(happening(self.tx, &way.campaign, &way.enrollment, CAMPAIGN_STEP_FAILED, &more));
     }
 
     async fn call(&mut self, calls: &[(usize, WebhookId)]) -> Result<()> {
@@ -405,7 +436,7 @@ impl Turn<'_> {
         let written = store::contact::update_values(self.tx, &contacts).await?;
         for (id, (index, contact)) in changed {
             if written.contains(&id) {
-                self.has_set(index, contact).await?;
+                self.has_set(index, contact);
             } else {
                 // It was changed since it was read: the next round reads it again.
                 self.contacts.remove(&id);
@@ -440,16 +471,15 @@ impl Turn<'_> {
         Ok(Some(changed))
     }
 
-    async fn has_set(&mut self, index: usize, contact: Contact) -> Result<()> {
+    fn has_set(&mut self, index: usize, contact: Contact) {
         if let Some(way) = self.ways.get(index) {
             let change = Change::Updated(contact.status);
-            let heard = changes(self.tx, (way.enrollment.workspace_id, &way.config), &contact, change, &way.origin());
-            note(self.tx, &heard).await?;
-            self.caused.extend(heard);
+            let changes = changes(self.tx, way.enrollment.workspace_id, &contact, change, &way.origin());
+            self.notes.extend(changes.iter().cloned());
+            self.caused.extend(heard(&way.config, changes));
         }
         self.contacts.insert(contact.id, Arc::new(contact));
         self.next(index);
-        Ok(())
     }
 
     async fn start(&mut self, starts: &[(usize, CampaignId)]) -> Result<()> {

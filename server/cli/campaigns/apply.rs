@@ -249,6 +249,8 @@ impl Apply<'_> {
             let (line, key) = (line_of(node), &node.value.key);
             let named = format!("node `{key}`: ");
             let what = violation.description.strip_prefix(&named).unwrap_or(&violation.description);
+            // The file's `next` is the wire's `next_key`.
+            let field = field.strip_suffix("_key").unwrap_or(field);
             Problem { line, text: format!("{named}{field}: {what}") }
         };
         let problems: Vec<Problem> = violations.iter().map(problem).collect();

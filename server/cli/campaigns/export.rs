@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use taghook_client::v1::Campaign;
 use taghook_client::v1::campaign_node::Action;
+use taghook_client::v1::{AssignTagsAction, Campaign, RemoveTagsAction, StartCampaignAction, StopCampaignAction};
 
 use super::Result;
 use super::file::{File, Kind};
@@ -31,10 +31,13 @@ fn ids(campaign: &Campaign) -> impl Iterator<Item = (Kind, &str)> {
     let start = Some(campaign.start_tag_id.as_str()).filter(|id| !id.is_empty()).map(|id| (Kind::Tag, id));
     let nodes = campaign.nodes.iter().flat_map(|node| match &node.action {
         Some(Action::Webhook(it)) => vec![(Kind::Webhook, it.webhook_id.as_str())],
-        Some(Action::AssignTags(it) | Action::RemoveTags(it)) => {
-            it.tag_ids.iter().map(|id| (Kind::Tag, id.as_str())).collect()
+        Some(Action::AssignTags(AssignTagsAction { tag_ids }) | Action::RemoveTags(RemoveTagsAction { tag_ids })) => {
+            tag_ids.iter().map(|id| (Kind::Tag, id.as_str())).collect()
         }
-        Some(Action::StartCampaign(it) | Action::StopCampaign(it)) => vec![(Kind::Campaign, it.campaign_id.as_str())],
+        Some(
+            Action::StartCampaign(StartCampaignAction { campaign_id })
+            | Action::StopCampaign(StopCampaignAction { campaign_id }),
+        ) => vec![(Kind::Campaign, campaign_id.as_str())],
         _ => Vec::new(),
     });
     start.into_iter().chain(nodes)

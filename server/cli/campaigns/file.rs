@@ -44,11 +44,12 @@
 use serde::{Deserialize, Serialize};
 use serde_saphyr::{Location, Spanned, options};
 use taghook_client::v1::campaign::Reentry as PbReentry;
-use taghook_client::v1::campaign_node::wait::Until;
-use taghook_client::v1::campaign_node::{
-    Action, Decision as PbDecision, Exit, GoTo, OtherCampaign, SetField as PbSetField, Tags, Wait, Webhook,
+use taghook_client::v1::campaign_node::Action;
+use taghook_client::v1::wait_action::Until;
+use taghook_client::v1::{
+    AssignTagsAction, Campaign, CampaignNode, DecisionAction, ExitAction, GoToAction, RemoveTagsAction, SetFieldAction,
+    StartCampaignAction, StopCampaignAction, WaitAction, WebhookAction,
 };
-use taghook_client::v1::{Campaign, CampaignNode};
 
 use super::duration;
 
@@ -266,18 +267,18 @@ impl Node {
             return Err("has several actions; make a node of each".to_owned());
         }
         let has_next = !matches!(action, Action::Decision(_) | Action::GoTo(_) | Action::Exit(_));
-        let next = match &self.next {
+        let next_key = match &self.next {
             Some(next) => next.clone(),
             None if has_next => following.to_owned(),
             None => String::new(),
         };
-        Ok(CampaignNode { key: self.key.clone(), next, action: Some(action) })
+        Ok(CampaignNode { key: self.key.clone(), next_key, action: Some(action) })
     }
 
     fn actions(&self, id: &dyn Fn(Kind, &str) -> String) -> Result<Vec<Action>, String> {
-        let tags = |names: &Vec<String>| Tags { tag_ids: names.iter().map(|name| id(Kind::Tag, name)).collect() };
-        let campaign = |name: &String| OtherCampaign { campaign_id: id(Kind::Campaign, name) };
-        let until = |until: Until| Action::Wait(Wait { until: Some(until) });
+        let tag_ids = |names: &Vec<String>| names.iter().map(|name| id(Kind::Tag, name)).collect();
+        let campaign_id = |name: &String| id(Kind::Campaign, name);
+        let until = |until: Until| Action::Wait(WaitAction { until: Some(until) });
         let wait = self.wait.as_deref().map(|text| {
             duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; write it as 2s, 5m, 3h, 2d or 1d12h"))
         });
@@ -285,57 +286,61 @@ impl Node {
             return Err("`exit` is either true or left out".to_owned());
         }
         let all = [
-            self.webhook.as_ref().map(|name| Action::Webhook(Webhook { webhook_id: id(Kind::Webhook, name) })),
-            self.assign_tags.as_ref().map(|names| Action::AssignTags(tags(names))),
-            self.remove_tags.as_ref().map(|names| Action::RemoveTags(tags(names))),
+            self.webhook.as_ref().map(|name| Action::Webhook(WebhookAction { webhook_id: id(Kind::Webhook, name) })),
+            self.assign_tags.as_ref().map(|names| Action::AssignTags(AssignTagsAction { tag_ids: tag_ids(names) })),
+            self.remove_tags.as_ref().map(|names| Action::RemoveTags(RemoveTagsAction { tag_ids: tag_ids(names) })),
             wait.transpose()?.map(|duration| until(Until::Duration(duration))),
             self.wait_until.clone().map(|key| until(Until::FieldKey(key))),
             self.decision.as_ref().map(|it| {
-                Action::Decision(PbDecision {
+                Action::Decision(DecisionAction {
                     condition: it.condition.clone(),
-                    then_node: it.then.clone(),
-                    else_node: it.otherwise.clone(),
+                    then_key: it.then.clone(),
+                    else_key: it.otherwise.clone(),
                 })
             }),
             self.set_field
                 .as_ref()
-                .map(|it| Action::SetField(PbSetField { field_key: it.field.clone(), value: it.value.clone() })),
-            self.go_to.clone().map(|node| Action::GoTo(GoTo { node })),
-            self.exit.map(|_| Action::Exit(Exit {})),
-            self.start_campaign.as_ref().map(|name| Action::StartCampaign(campaign(name))),
-            self.stop_campaign.as_ref().map(|name| Action::StopCampaign(campaign(name))),
+                .map(|it| Action::SetField(SetFieldAction { field_key: it.field.clone(), value: it.value.clone() })),
+            self.go_to.clone().map(|node_key| Action::GoTo(GoToAction { node_key })),
+            self.exit.map(|_| Action::Exit(ExitAction {})),
+            self.start_campaign
+                .as_ref()
+                .map(|name| Action::StartCampaign(StartCampaignAction { campaign_id: campaign_id(name) })),
+            self.stop_campaign
+                .as_ref()
+                .map(|name| Action::StopCampaign(StopCampaignAction { campaign_id: campaign_id(name) })),
         ];
         Ok(all.into_iter().flatten().collect())
     }
 
     fn of(node: &CampaignNode, following: &str, name: &dyn Fn(Kind, &str) -> String) -> Self {
         let mut file = Self { key: node.key.clone(), ..Self::default() };
-        let tags = |tags: &Tags| Some(tags.tag_ids.iter().map(|id| name(Kind::Tag, id)).collect());
+        let tags = |ids: &[String]| Some(ids.iter().map(|id| name(Kind::Tag, id)).collect());
         let has_next = !matches!(&node.action, Some(Action::Decision(_) | Action::GoTo(_) | Action::Exit(_)));
         match &node.action {
             Some(Action::Webhook(it)) => file.webhook = Some(name(Kind::Webhook, &it.webhook_id)),
-            Some(Action::AssignTags(it)) => file.assign_tags = tags(it),
-            Some(Action::RemoveTags(it)) => file.remove_tags = tags(it),
+            Some(Action::AssignTags(it)) => file.assign_tags = tags(&it.tag_ids),
+            Some(Action::RemoveTags(it)) => file.remove_tags = tags(&it.tag_ids),
             Some(Action::Wait(it)) => match &it.until {
                 Some(Until::Duration(duration)) => file.wait = Some(duration::write(duration)),
                 Some(Until::FieldKey(key)) => file.wait_until = Some(key.clone()),
                 None => {}
             },
             Some(Action::Decision(it)) => {
-                let (condition, then, otherwise) = (it.condition.clone(), it.then_node.clone(), it.else_node.clone());
+                let (condition, then, otherwise) = (it.condition.clone(), it.then_key.clone(), it.else_key.clone());
                 file.decision = Some(Decision { condition, then, otherwise });
             }
             Some(Action::SetField(it)) => {
                 file.set_field = Some(SetField { field: it.field_key.clone(), value: it.value.clone() });
             }
-            Some(Action::GoTo(it)) => file.go_to = Some(it.node.clone()),
+            Some(Action::GoTo(it)) => file.go_to = Some(it.node_key.clone()),
             Some(Action::Exit(_)) => file.exit = Some(true),
             Some(Action::StartCampaign(it)) => file.start_campaign = Some(name(Kind::Campaign, &it.campaign_id)),
             Some(Action::StopCampaign(it)) => file.stop_campaign = Some(name(Kind::Campaign, &it.campaign_id)),
             None => {}
         }
         let default = if has_next { following } else { "" };
-        file.next = Some(node.next.clone()).filter(|next| next != default);
+        file.next = Some(node.next_key.clone()).filter(|next| next != default);
         file
     }
 }

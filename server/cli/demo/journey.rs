@@ -7,11 +7,11 @@ use tokio::time::Instant;
 use super::{DIM, Demo, EMAIL, GOOD, NAME, Result, expect, quote, say, step};
 use http::Uri;
 use taghook_client::contact::by_email;
-use taghook_client::v1::campaign_node::wait::Until;
-use taghook_client::v1::campaign_node::{Action, Decision, Exit, Wait, Webhook};
+use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::enrollment::State;
 use taghook_client::v1::outcome::Kind;
-use taghook_client::v1::{self, CampaignNode};
+use taghook_client::v1::wait_action::Until;
+use taghook_client::v1::{self, CampaignNode, DecisionAction, ExitAction, WaitAction, WebhookAction};
 
 /// How long the campaign waits.
 const WAIT_SECONDS: i64 = 2;
@@ -42,7 +42,7 @@ impl Demo {
         quote(&format!("GET /l/…  {GOOD}302{GOOD:#}  {target}"))?;
         let way = self.way(&campaign).await?;
         expect("the contact's way", way.state(), State::Running)?;
-        say(&format!("   {DIM}campaign{DIM:#}  {EMAIL} stands at {NAME}{}{NAME:#}", way.node))?;
+        say(&format!("   {DIM}campaign{DIM:#}  {EMAIL} stands at {NAME}{}{NAME:#}", way.node_key))?;
 
         let received = self.receiver.next().await?;
         step(6, "Campaign", &format!("{} ms after the click the webhook is called:", clicked.elapsed().as_millis()))?;
@@ -60,15 +60,18 @@ impl Demo {
         let webhook = v1::Webhook { activation_tag_ids: Vec::new(), ..webhook };
         let request = v1::CreateWebhookRequest { webhook: Some(webhook), ..Default::default() };
         let webhook_id = self.client.webhooks().create_webhook(request).await?.into_inner().id;
-        let node =
-            |key: &str, next: &str, action| CampaignNode { key: key.into(), next: next.into(), action: Some(action) };
+        let node = |key: &str, next: &str, action| CampaignNode {
+            key: key.into(),
+            next_key: next.into(),
+            action: Some(action),
+        };
         let wait = prost_types::Duration { seconds: WAIT_SECONDS, nanos: 0 };
-        let decision = Decision { condition: CONDITION.into(), then_node: "call".into(), else_node: "end".into() };
+        let decision = DecisionAction { condition: CONDITION.into(), then_key: "call".into(), else_key: "end".into() };
         let nodes = vec![
-            node("wait", "ask", Action::Wait(Wait { until: Some(Until::Duration(wait)) })),
+            node("wait", "ask", Action::Wait(WaitAction { until: Some(Until::Duration(wait)) })),
             node("ask", "", Action::Decision(decision)),
-            node("call", "end", Action::Webhook(Webhook { webhook_id })),
-            node("end", "", Action::Exit(Exit {})),
+            node("call", "end", Action::Webhook(WebhookAction { webhook_id })),
+            node("end", "", Action::Exit(ExitAction {})),
         ];
         let campaign =
             v1::Campaign { name: "Summer".into(), start_tag_id: link.tag_id.clone(), nodes, ..Default::default() };

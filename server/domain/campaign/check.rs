@@ -68,10 +68,10 @@ impl Checker<'_> {
     fn ways(&mut self, index: usize, node: &Node) {
         for (name, to) in node.ways() {
             let field = match (&node.action, name) {
-                (Action::Decision { .. }, "yes") => ".decision.then_node",
-                (Action::Decision { .. }, _) => ".decision.else_node",
-                (Action::GoTo(_), _) => ".go_to.node",
-                _ => ".next",
+                (Action::Decision { .. }, "yes") => ".decision.then_key",
+                (Action::Decision { .. }, _) => ".decision.else_key",
+                (Action::GoTo(_), _) => ".go_to.node_key",
+                _ => ".next_key",
             };
             match to {
                 None => self.at(index, node, field, "DEAD_END", "must say which node follows; an exit ends the way"),
@@ -268,10 +268,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_node() {
         check_nodes(vec![], &[("nodes", "EMPTY")]);
-        check_nodes(vec![tag("a", "")], &[("nodes[0].next", "DEAD_END")]);
-        check_nodes(vec![tag("a", "nowhere")], &[("nodes[0].next", "NODE_UNKNOWN")]);
+        check_nodes(vec![tag("a", "")], &[("nodes[0].next_key", "DEAD_END")]);
+        check_nodes(vec![tag("a", "nowhere")], &[("nodes[0].next_key", "NODE_UNKNOWN")]);
         check_nodes(vec![exit(), tag("b", "exit")], &[("nodes[1]", "UNREACHABLE")]);
-        check_nodes(vec![ask("a", "nowhere", "exit"), exit()], &[("nodes[0].decision.then_node", "NODE_UNKNOWN")]);
+        check_nodes(vec![ask("a", "nowhere", "exit"), exit()], &[("nodes[0].decision.then_key", "NODE_UNKNOWN")]);
         let id = |number| Uuid::from_u128(number);
         for (action, field, reason) in [
             (Action::Webhook(WebhookId(id(9))), ".webhook.webhook_id", "WEBHOOK_UNKNOWN"),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Action, Campaign, Node};
+use super::{Action, Campaign, Node, NodeCount};
 use crate::ids::{CampaignId, TagId, WebhookId};
 
 /// The longest text in a box, in characters.
@@ -18,9 +18,9 @@ pub struct Names<'a> {
     pub campaign: &'a dyn Fn(CampaignId) -> Option<String>,
 }
 
-/// Draws a campaign; `count` says how many contacts wait at a node, where that is to be shown.
+/// Draws a campaign; `count` returns the contacts of a node, where they are to be shown.
 #[must_use]
-pub fn mermaid(campaign: &Campaign, names: &Names<'_>, count: &dyn Fn(&str) -> Option<i64>) -> String {
+pub fn mermaid(campaign: &Campaign, names: &Names<'_>, count: &dyn Fn(&str) -> Option<NodeCount>) -> String {
     let definition = &campaign.definition;
     let start = definition.start_tag.map_or_else(|| "start".to_owned(), |tag| format!("tag {}", tag_name(names, tag)));
     let mut text = format!("flowchart TD\n    start([\"{}\"])\n", escaped(&start));
@@ -31,8 +31,9 @@ pub fn mermaid(campaign: &Campaign, names: &Names<'_>, count: &dyn Fn(&str) -> O
             Action::Wait(_) | Action::WaitUntil(_) => ("[/", "/]"),
             _ => ("[", "]"),
         };
-        let waiting = count(&node.key).map(|count| format!("<br/>{count} waiting")).unwrap_or_default();
-        let label = format!("{}{waiting}", escaped(&label(node, names)));
+        let shown = |count: NodeCount| format!("<br/>{} waiting, {} passed", count.waiting, count.passed);
+        let counts = count(&node.key).map(shown).unwrap_or_default();
+        let label = format!("{}{counts}", escaped(&label(node, names)));
         let _ = writeln!(text, "    n{index}{open}\"{label}\"{close}");
     }
     if definition.entry().is_some() {
@@ -138,13 +139,14 @@ mod tests {
         let expected = "flowchart TD
     start([\"tag K#228;ufer\"])
     n0{\"ask: #39;a#34;b#39; in contact.tags\"}
-    n1[/\"wait: wait 2s<br/>3 waiting\"/]
+    n1[/\"wait: wait 2s<br/>3 waiting, 7 passed\"/]
     n2([\"end: exit\"])
     start --> n0
     n0 -->|yes| n2
     n0 -->|no| n1
     n1 --> n0
 ";
-        assert_eq!(mermaid(&campaign, &names, &|key| (key == "wait").then_some(3)), expected);
+        let count = NodeCount { waiting: 3, passed: 7 };
+        assert_eq!(mermaid(&campaign, &names, &|key| (key == "wait").then_some(count)), expected);
     }
 }

@@ -1,13 +1,17 @@
 //! Campaigns on the wire.
 
+use std::collections::HashMap;
+
 use super::super::call::etag_of;
 use super::super::convert::{check_size, code, duration, optional, parse_duration, refuse_nul, texts, timestamp};
-use crate::domain::campaign::{Action, Campaign, CampaignState, Definition, Enrollment, Node, Problem, Reentry};
+use crate::domain::campaign::{
+    Action, Campaign, CampaignState, Definition, Enrollment, Node, NodeCount, Problem, Reentry,
+};
 use crate::domain::condition::{Condition, Scope};
 use crate::error::Violations;
 use crate::pb;
-use crate::pb::campaign_node::wait::Until;
-use crate::pb::campaign_node::{self as node, Action as PbAction};
+use crate::pb::campaign_node::Action as PbAction;
+use crate::pb::wait_action::Until;
 
 /// The fields that change what the campaign does.
 pub(super) const GRAPH: [&str; 3] = ["start_tag_id", "reentry", "nodes"];
@@ -26,7 +30,7 @@ pub(super) fn parse(campaign: &pb::Campaign, violations: &mut Violations) -> Def
             violations.add_if_new(format!("{path}.key"), "UNIQUE", "must not be the key of another node");
         }
         if let Some(action) = node.action.as_ref().and_then(|action| parse_action(&path, action, violations)) {
-            nodes.push(Node { key: node.key.clone(), next: optional(&node.next), action });
+            nodes.push(Node { key: node.key.clone(), next: optional(&node.next_key), action });
         }
     }
     let reentry = Reentry::from_code(code(campaign.reentry())).unwrap_or(Reentry::AfterExit);
@@ -56,8 +60,8 @@ fn parse_action(path: &str, action: &PbAction, violations: &mut Violations) -> O
             let condition = violations.take(&format!("{path}.decision.condition"), "CONDITION", condition)?;
             Action::Decision {
                 condition: condition.source().to_owned(),
-                then_node: optional(&it.then_node),
-                else_node: optional(&it.else_node),
+                then_node: optional(&it.then_key),
+                else_node: optional(&it.else_key),
             }
         }
         PbAction::SetField(it) => {
@@ -65,8 +69,8 @@ fn parse_action(path: &str, action: &PbAction, violations: &mut Violations) -> O
             refuse_nul(&format!("{path}.set_field.value"), &it.value, violations);
             Action::SetField { key: it.field_key.clone(), value: it.value.clone() }
         }
-        PbAction::GoTo(it) => Action::GoTo(optional(&it.node)),
-        PbAction::Exit(node::Exit {}) => Action::Exit,
+        PbAction::GoTo(it) => Action::GoTo(optional(&it.node_key)),
+        PbAction::Exit(pb::ExitAction {}) => Action::Exit,
         PbAction::StartCampaign(it) => {
             Action::StartCampaign(violations.id(&format!("{path}.start_campaign.campaign_id"), &it.campaign_id)?)
         }
@@ -107,30 +111,30 @@ pub(super) fn to_pb(campaign: &Campaign) -> pb::Campaign {
 fn node_to_pb(node: &Node) -> pb::CampaignNode {
     pb::CampaignNode {
         key: node.key.clone(),
-        next: node.next.clone().unwrap_or_default(),
+        next_key: node.next.clone().unwrap_or_default(),
         action: Some(action_to_pb(&node.action)),
     }
 }
 
 fn action_to_pb(action: &Action) -> PbAction {
     match action {
-        Action::Webhook(id) => PbAction::Webhook(node::Webhook { webhook_id: id.to_string() }),
-        Action::AssignTags(tags) => PbAction::AssignTags(node::Tags { tag_ids: texts(tags) }),
-        Action::RemoveTags(tags) => PbAction::RemoveTags(node::Tags { tag_ids: texts(tags) }),
-        Action::Wait(time) => PbAction::Wait(node::Wait { until: Some(Until::Duration(duration(*time))) }),
-        Action::WaitUntil(key) => PbAction::Wait(node::Wait { until: Some(Until::FieldKey(key.clone())) }),
-        Action::Decision { condition, then_node, else_node } => PbAction::Decision(node::Decision {
+        Action::Webhook(id) => PbAction::Webhook(pb::WebhookAction { webhook_id: id.to_string() }),
+        Action::AssignTags(tags) => PbAction::AssignTags(pb::AssignTagsAction { tag_ids: texts(tags) }),
+        Action::RemoveTags(tags) => PbAction::RemoveTags(pb::RemoveTagsAction { tag_ids: texts(tags) }),
+        Action::Wait(time) => PbAction::Wait(pb::WaitAction { until: Some(Until::Duration(duration(*time))) }),
+        Action::WaitUntil(key) => PbAction::Wait(pb::WaitAction { until: Some(Until::FieldKey(key.clone())) }),
+        Action::Decision { condition, then_node, else_node } => PbAction::Decision(pb::DecisionAction {
             condition: condition.clone(),
-            then_node: then_node.clone().unwrap_or_default(),
-            else_node: else_node.clone().unwrap_or_default(),
+            then_key: then_node.clone().unwrap_or_default(),
+            else_key: else_node.clone().unwrap_or_default(),
         }),
         Action::SetField { key, value } => {
-            PbAction::SetField(node::SetField { field_key: key.clone(), value: value.clone() })
+            PbAction::SetField(pb::SetFieldAction { field_key: key.clone(), value: value.clone() })
         }
-        Action::GoTo(to) => PbAction::GoTo(node::GoTo { node: to.clone().unwrap_or_default() }),
-        Action::Exit => PbAction::Exit(node::Exit {}),
-        Action::StartCampaign(id) => PbAction::StartCampaign(node::OtherCampaign { campaign_id: id.to_string() }),
-        Action::StopCampaign(id) => PbAction::StopCampaign(node::OtherCampaign { campaign_id: id.to_string() }),
+        Action::GoTo(to) => PbAction::GoTo(pb::GoToAction { node_key: to.clone().unwrap_or_default() }),
+        Action::Exit => PbAction::Exit(pb::ExitAction {}),
+        Action::StartCampaign(id) => PbAction::StartCampaign(pb::StartCampaignAction { campaign_id: id.to_string() }),
+        Action::StopCampaign(id) => PbAction::StopCampaign(pb::StopCampaignAction { campaign_id: id.to_string() }),
     }
 }
 
@@ -140,13 +144,25 @@ pub(super) fn enrollment_to_pb(enrollment: &Enrollment) -> pb::Enrollment {
         campaign_id: enrollment.campaign_id.to_string(),
         contact_id: enrollment.contact_id.to_string(),
         state: enrollment.state.code().into(),
-        node: enrollment.node.clone(),
+        node_key: enrollment.node.clone(),
         due_time: enrollment.due.map(timestamp),
-        step_count: enrollment.steps,
+        step_count: i32::try_from(enrollment.steps).unwrap_or(i32::MAX),
         error: enrollment.error.clone(),
         create_time: Some(timestamp(enrollment.created)),
         end_time: enrollment.ended.map(timestamp),
     }
+}
+
+/// The contacts of nodes, in the order of the keys.
+pub(super) fn counts_to_pb(counts: HashMap<String, NodeCount>) -> Vec<pb::campaign::NodeCount> {
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let count_to_pb = |(node_key, count): (String, NodeCount)| pb::campaign::NodeCount {
+        node_key,
+        waiting_count: i32::try_from(count.waiting).unwrap_or(i32::MAX),
+        passed_count: count.passed,
+    };
+    counts.into_iter().map(count_to_pb).collect()
 }
 
 /// What a campaign that is active refuses to have changed.

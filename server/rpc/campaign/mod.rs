@@ -6,26 +6,26 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use self::convert::{enrollment_to_pb, is_editable, is_graph, parse, to_pb, to_violations};
+use self::convert::{counts_to_pb, enrollment_to_pb, is_editable, is_graph, parse, to_pb, to_violations};
 use super::Services;
 use super::call::{Call, check_etag};
 use super::convert::{code, optional, refuse_nul};
 use super::mask::Update;
-use super::page::{Page, Weight};
+use super::page::{MAX_TOTAL_SIZE, Page, Weight};
 use super::values::origin_with;
 use super::write::{Answer, answer_by_id};
 use crate::automation::Origin;
 use crate::automation::campaign::{Entry, enroll_one, exit_one};
 use crate::domain::campaign::{self as campaigns, Campaign, CampaignState, Enrollment, EnrollmentState, Known, Names};
 use crate::error::{Error, Result, Violations};
-use crate::ids::{CampaignId, EnrollmentId, TypedId, WorkspaceId};
+use crate::ids::{CampaignId, ContactId, EnrollmentId, TypedId, WorkspaceId};
 use crate::pb;
 use crate::store::campaign::CampaignFilter;
 use crate::store::config::WorkspaceConfig;
 use crate::store::contact::ContactRef;
-use crate::store::enrollment::EnrollmentFilter;
+use crate::store::enrollment::{EnrollmentFilter, Scope};
 use crate::store::leftover::{self, Leftover};
-use crate::store::{self, Tx};
+use crate::store::{self, Store, Tx};
 
 #[tonic::async_trait]
 impl pb::campaign_service_server::CampaignService for Services {
@@ -67,7 +67,7 @@ impl pb::campaign_service_server::CampaignService for Services {
         let (workspace, db) = (call.workspace()?, self.store.read());
         let campaign = store::campaign::get(db, workspace, id).await?;
         let mut answer = to_pb(&campaign);
-        let counts = if with_node_counts { Some(store::enrollment::counts(db, id).await?) } else { None };
+        let counts = if with_node_counts { Some(store::campaign_node::counts(db, id).await?) } else { None };
         if with_diagram {
             let config = self.store.config(workspace).await?;
             let names = Names {
@@ -75,12 +75,10 @@ impl pb::campaign_service_server::CampaignService for Services {
                 webhook: &|id| Some(config.webhook(id)?.webhook.name.clone()),
                 campaign: &|id| Some(config.campaign(id)?.campaign.name.clone()),
             };
-            let count = |node: &str| counts.as_ref().map(|counts| counts.get(node).copied().unwrap_or(0));
+            let count = |node: &str| counts.as_ref().map(|counts| counts.get(node).copied().unwrap_or_default());
             answer.diagram = campaigns::mermaid(&campaign, &names, &count);
         }
-        let mut counts: Vec<_> = counts.unwrap_or_default().into_iter().collect();
-        counts.sort_unstable();
-        answer.node_counts = counts.into_iter().map(|(node, count)| pb::campaign::NodeCount { node, count }).collect();
+        answer.node_counts = counts_to_pb(counts.unwrap_or_default());
         Ok(Response::new(answer))
     }
 
@@ -181,32 +179,72 @@ impl pb::campaign_service_server::CampaignService for Services {
         Ok(Response::new(enrollment_to_pb(&enrollment)))
     }
 
+    async fn get_enrollment(
+        &self,
+        request: Request<pb::GetEnrollmentRequest>,
+    ) -> Result<Response<pb::Enrollment>, Status> {
+        let mut call = Call::open(request)?;
+        let id = call.only_id(|request| &request.id)?;
+        let enrollment = store::enrollment::get(self.store.read(), call.workspace()?, id).await?;
+        Ok(Response::new(enrollment_to_pb(&enrollment)))
+    }
+
     async fn list_enrollments(
         &self,
         request: Request<pb::ListEnrollmentsRequest>,
     ) -> Result<Response<pb::ListEnrollmentsResponse>, Status> {
         let mut call = Call::open(request)?;
-        let pb::ListEnrollmentsRequest { campaign_id, page_size, page_token, filter } =
+        let pb::ListEnrollmentsRequest { campaign_id, page_size, page_token, filter, with_total_size } =
             std::mem::take(&mut call.message);
         let list = format!("enrollments/{campaign_id}");
         let page = Page::<EnrollmentId>::read(page_size, &page_token, &list, filter.as_ref(), &mut call.violations);
-        let id: Option<CampaignId> = call.id("campaign_id", &campaign_id);
         let filter = filter.unwrap_or_default();
-        refuse_nul("filter.node", &filter.node, &mut call.violations);
+        let scope = parse_scope(&campaign_id, &filter.contact_id, &mut call.violations);
+        refuse_nul("filter.node_key", &filter.node_key, &mut call.violations);
         let filter = EnrollmentFilter {
             states: filter.states().filter_map(|state| EnrollmentState::from_code(code(state))).collect(),
-            contact: call.violations.optional_id("filter.contact_id", &filter.contact_id),
-            node: filter.node,
+            node: filter.node_key,
         };
-        let id = call.finish_with(id)?;
-        let db = self.store.read();
-        store::campaign::get(db, call.workspace()?, id).await?;
-        let fetch = |after, limit| store::enrollment::list(db, id, &filter, after, limit);
+        let scope = call.finish_with(scope)?;
+        let (workspace, db) = (call.workspace()?, self.store.read());
+        refuse_unknown(&self.store, workspace, scope).await?;
+        let which = (scope, &filter);
+        let total_size =
+            if with_total_size { store::enrollment::count(db, workspace, which, MAX_TOTAL_SIZE).await? } else { 0 };
+        let total_size = i32::try_from(total_size).unwrap_or(i32::MAX);
+        let fetch = |after, limit| store::enrollment::list(db, workspace, which, after, limit);
         let show = |enrollment: Enrollment| enrollment_to_pb(&enrollment);
         let (enrollments, next_page_token) =
             page.collect(Weight::Light, fetch, |enrollment| enrollment.id, show).await?;
-        Ok(Response::new(pb::ListEnrollmentsResponse { enrollments, next_page_token }))
+        Ok(Response::new(pb::ListEnrollmentsResponse { enrollments, next_page_token, total_size }))
     }
+}
+
+/// Reads whose enrollments a request lists.
+fn parse_scope(campaign_id: &str, contact_id: &str, violations: &mut Violations) -> Option<Scope> {
+    let campaign: Option<CampaignId> = violations.optional_id("campaign_id", campaign_id);
+    let contact: Option<ContactId> = violations.optional_id("filter.contact_id", contact_id);
+    if campaign_id.is_empty() && contact_id.is_empty() {
+        violations.add_if_new("campaign_id", "REQUIRED", "is needed where filter.contact_id is empty");
+    }
+    match (campaign, contact) {
+        (Some(campaign), Some(contact)) => Some(Scope::Both(campaign, contact)),
+        (Some(campaign), None) => Some(Scope::Campaign(campaign)),
+        (None, Some(contact)) => Some(Scope::Contact(contact)),
+        (None, None) => None,
+    }
+}
+
+/// Refuses to list the enrollments of what the workspace doesn't have.
+async fn refuse_unknown(store: &Store, workspace: WorkspaceId, scope: Scope) -> Result<()> {
+    let db = store.read();
+    match scope {
+        Scope::Campaign(campaign) | Scope::Both(campaign, _) => {
+            drop(store::campaign::get(db, workspace, campaign).await?)
+        }
+        Scope::Contact(contact) => drop(store::contact::get(db, workspace, &ContactRef::Id(contact)).await?),
+    }
+    Ok(())
 }
 
 answer_by_id!(Campaign, |tx, workspace, id| store::campaign::get(tx.db(), workspace, id));

@@ -8,13 +8,13 @@ use taghook_client::v1::campaign::Reentry;
 use taghook_client::v1::delivery::Source;
 use taghook_client::v1::enrollment::State;
 use taghook_client::v1::field::ValueType;
-use taghook_client::v1::list_events_request::Filter;
 use taghook_client::v1::smart_rule::AttributeMatch;
+use taghook_client::v1::timeline_entry::{Entry, Kind};
 use taghook_client::v1::webhook_event::parameter::Source as ValueSource;
 use taghook_client::v1::webhook_event::{Parameter, SystemValue};
 use taghook_client::v1::{
-    Contact, CreateTagRequest, DeleteCampaignRequest, DeleteContactRequest, DeleteWebhookRequest, ErrorReason, Event,
-    ExitContactRequest, GetContactRequest, ListEnrollmentsRequest, ListEventsRequest, SmartRule, Tag, tag,
+    CreateTagRequest, DeleteCampaignRequest, DeleteContactRequest, DeleteWebhookRequest, DeliveryFilter, ErrorReason,
+    ExitContactRequest, GetContactRequest, ListEnrollmentsRequest, SmartRule, Tag, tag,
 };
 
 use super::{
@@ -22,13 +22,6 @@ use super::{
     rows, set, stands_at, start, stop, wait, wait_until,
 };
 use crate::support::{Database, FromDatabase, Hand, Receiver, Taghook, both, check_error, mask, seconds, within};
-
-/// What a contact's timeline has of types that start so.
-async fn told(t: &Taghook, contact: &Contact, prefix: &str) -> Vec<Event> {
-    let filter = Filter { type_prefix: prefix.into(), ..Default::default() };
-    let request = ListEventsRequest { contact: by_id(&contact.id), filter: Some(filter), ..Default::default() };
-    t.client.events().list_events(request).await.expect("a timeline").into_inner().events
-}
 
 /// A server whose clock the test moves.
 struct Timed {
@@ -74,7 +67,7 @@ both! {
         let delivery = t.delivery(received.webhook_id()).await;
         assert_eq!((delivery.source(), &delivery.contact_id), (Source::Campaign, &contact.id));
         let [way] = &ended(&t, &campaign).await[..] else { panic!("one way") };
-        assert_eq!((way.state(), way.node.as_str(), way.step_count), (State::Finished, "exit", 6));
+        assert_eq!((way.state(), way.node_key.as_str(), way.step_count), (State::Finished, "exit", 6));
         assert!(way.end_time.is_some() && way.due_time.is_none(), "{way:?}");
         let held = t.held_tags(&contact).await;
         assert!(held.contains(&vip.id) && !held.contains(&lead.id) && !held.contains(&never.id), "{held:?}");
@@ -115,7 +108,7 @@ both! {
         let way = stands_at(&t, &campaign, "hour").await;
         assert_eq!(clock.until(way.due_time.unwrap()), Duration::from_secs(3_600));
         clock.advance(Duration::from_secs(3_599));
-        assert_eq!(enrollments(&t, &campaign).await[0].node, "hour");
+        assert_eq!(enrollments(&t, &campaign).await[0].node_key, "hour");
         clock.advance(Duration::from_secs(1));
         let way = stands_at(&t, &campaign, "birthday").await;
         // To the midnight of its day.
@@ -167,7 +160,7 @@ both! {
         enroll(&t, &second, &contact).await;
         ended(&t, &second).await;
         let [held] = &enrollments(&t, &campaign).await[..] else { panic!("one way") };
-        assert_eq!((held.node.as_str(), held.due_time), ("wait", way.due_time));
+        assert_eq!((held.node_key.as_str(), held.due_time), ("wait", way.due_time));
         let mut edited = draft("c", Some(&begin), nodes(&new));
         edited.id.clone_from(&campaign.id);
         let update_mask = mask(&["nodes"]);
@@ -265,14 +258,20 @@ both! {
         let rule = SmartRule { event_type: "campaign.finished".into(), ..Default::default() };
         let heard = Tag { name: "f".into(), kind: tag::Kind::Smart.into(), rule: Some(rule), ..Default::default() };
         let request = CreateTagRequest { tag: Some(heard), ..Default::default() };
-        t.client.tags().create_tag(request).await.unwrap();
+        let heard = t.client.tags().create_tag(request).await.unwrap().into_inner();
+        let mut receiver = Receiver::start().await;
+        t.webhook(&receiver, &heard, |webhook| webhook.cooldown = seconds(0)).await;
         let short = campaign(&t, "short", Some(&begin), vec![exit()]).await;
         let nodes = vec![go_to("first", "stop"), node("stop", "exit", stop(&short)), exit()];
         let stops = campaign(&t, "stops", Some(&begin), nodes).await;
         t.assign(&contact, &begin).await;
         ended(&t, &stops).await;
         assert_eq!(ended(&t, &short).await[0].state(), State::Finished);
-        assert_eq!(told(&t, &contact, "campaign.finished").await.len(), 2);
+        assert_eq!(t.told(&contact, Kind::CampaignEnded).await.len(), 2);
+        // Each end was heard, and once.
+        assert_eq!(t.deliveries(DeliveryFilter::default()).await.len(), 2);
+        receiver.recv().await;
+        receiver.recv().await;
     }
 
     async fn a_value_that_a_contact_has_no_room_for_is_not_set_and_told(t: Taghook) {
@@ -287,9 +286,10 @@ both! {
         let campaign = campaign(&t, "c", None, nodes).await;
         enroll(&t, &campaign, &contact).await;
         assert_eq!(ended(&t, &campaign).await[0].state(), State::Finished);
-        let [failed] = &told(&t, &contact, "campaign.step_failed").await[..] else { panic!("one step failed") };
-        let attributes = format!("{:?}", failed.attributes);
-        assert!(attributes.contains("set: its contact has no room for the value"), "{attributes}");
+        let [Entry::CampaignStepFailed(failed)] = &t.told(&contact, Kind::CampaignStepFailed).await[..] else {
+            panic!("one step failed")
+        };
+        assert_eq!((&*failed.node_key, &*failed.error), ("set", "its contact has no room for the value"));
     }
 
     async fn smart_tags_hear_of_campaigns(t: Taghook) {
@@ -316,7 +316,7 @@ both! {
         let second = campaign(&t, "second", Some(&pong), other(&ping)).await;
         t.assign(&contact, &ping).await;
         within("the end of the circle", async {
-            while told(&t, &contact, "campaign.not_started").await.is_empty() {}
+            while t.told(&contact, Kind::CampaignHeldBack).await.is_empty() {}
         })
         .await;
         assert_eq!((ended(&t, &first).await.len(), ended(&t, &second).await.len()), (5, 4));
@@ -339,7 +339,7 @@ both! {
         enroll(&t, &campaign, &contact).await;
         assert_eq!(ended(&t, &campaign).await[0].state(), State::Finished);
         assert_eq!(t.held_tags(&contact).await, [done.id.as_str()]);
-        assert_eq!(told(&t, &contact, "campaign.step_failed").await.len(), 2);
+        assert_eq!(t.told(&contact, Kind::CampaignStepFailed).await.len(), 2);
         assert_eq!(receiver.count(), 0);
     }
 

@@ -3,11 +3,11 @@
 use taghook_client::Code;
 use taghook_client::contact::by_id;
 use taghook_client::v1::campaign::{Reentry, State};
-use taghook_client::v1::campaign_node::{Action, Webhook};
+use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::tag_usage::User;
 use taghook_client::v1::{
     ActivateCampaignRequest, Campaign, CreateCampaignRequest, DeleteTagRequest, ErrorReason, GetCampaignRequest,
-    ListCampaignsRequest, ListTagUsagesRequest, UpdateCampaignRequest,
+    ListCampaignsRequest, ListTagUsagesRequest, UpdateCampaignRequest, WebhookAction,
 };
 
 use super::{
@@ -27,7 +27,7 @@ both! {
         let nodes = vec![
             node("hold", "ask", wait(600)),
             ask("ask", "'x' in contact.tags", "call", "tag"),
-            node("call", "exit", Action::Webhook(Webhook { webhook_id: webhook.id })),
+            node("call", "exit", Action::Webhook(WebhookAction { webhook_id: webhook.id })),
             node("tag", "exit", assign(&vip)),
             exit(),
         ];
@@ -46,7 +46,7 @@ both! {
         let shown = t.client.campaigns().get_campaign(request).await.unwrap().into_inner();
         assert!(shown.diagram.starts_with("flowchart TD\n") && shown.diagram.contains("call shop"), "{}", shown.diagram);
         assert!(shown.diagram.contains("1 waiting") && shown.diagram.contains("K#228;ufer"), "{}", shown.diagram);
-        let counts: Vec<_> = shown.node_counts.iter().map(|count| (count.node.as_str(), count.count)).collect();
+        let counts: Vec<_> = shown.node_counts.iter().map(|count| (count.node_key.as_str(), count.waiting_count)).collect();
         assert_eq!(counts, [("hold", 1)]);
         let request = GetCampaignRequest { id: campaign.id.clone(), ..Default::default() };
         let plain = t.client.campaigns().get_campaign(request).await.unwrap().into_inner();
@@ -89,10 +89,10 @@ both! {
         let nobody = Campaign { id: "cmp_01jd7z1v5rf5xv0m2yq8t3w9ka".into(), ..Default::default() };
         let cases = [
             (vec![], "campaign.nodes"),
-            (vec![node("a", "", assign(&tag))], "campaign.nodes[0].next"),
-            (vec![node("a", "b", assign(&tag))], "campaign.nodes[0].next"),
+            (vec![node("a", "", assign(&tag))], "campaign.nodes[0].next_key"),
+            (vec![node("a", "b", assign(&tag))], "campaign.nodes[0].next_key"),
             (vec![exit(), node("b", "exit", assign(&tag))], "campaign.nodes[1]"),
-            (vec![ask("a", "true", "exit", "nowhere"), exit()], "campaign.nodes[0].decision.else_node"),
+            (vec![ask("a", "true", "exit", "nowhere"), exit()], "campaign.nodes[0].decision.else_key"),
             (vec![node("a", "b", assign(&tag)), go_to("b", "a")], "campaign.nodes[0]"),
             (vec![node("a", "exit", start(&nobody)), exit()], "campaign.nodes[0].start_campaign.campaign_id"),
             (vec![node("a", "exit", set("nothing", "1")), exit()], "campaign.nodes[0].set_field.field_key"),
@@ -118,7 +118,7 @@ both! {
         refuse(vec![exit(), exit()], "campaign.nodes[1].key").await;
         refuse(vec![ask("a", "contact.", "exit", "exit"), exit()], "campaign.nodes[0].decision.condition").await;
         refuse(vec![ask("a", "event.type == 'x'", "exit", "exit")], "campaign.nodes[0].decision.condition").await;
-        let bad = Action::Webhook(Webhook { webhook_id: "x".into() });
+        let bad = Action::Webhook(WebhookAction { webhook_id: "x".into() });
         refuse(vec![node("a", "exit", bad)], "campaign.nodes[0].webhook.webhook_id").await;
     }
 }

@@ -3,70 +3,72 @@
 mod actions;
 mod crash;
 mod definitions;
+mod enrollments;
 
 use prost_types::Duration;
 use sea_orm::{ConnectionTrait, Statement};
 use taghook_client::contact::by_id;
-use taghook_client::v1::campaign_node::wait::Until;
-use taghook_client::v1::campaign_node::{
-    Action, Decision, Exit, GoTo, OtherCampaign, SetField, Tags, Wait, Webhook as CallWebhook,
-};
+use taghook_client::v1::campaign_node::Action;
 use taghook_client::v1::enrollment::State;
+use taghook_client::v1::wait_action::Until;
 use taghook_client::v1::{
-    ActivateCampaignRequest, Campaign, CampaignNode, Contact, CreateCampaignRequest, EnrollContactRequest,
-    EnrollContactResponse, Enrollment, ListEnrollmentsRequest, PauseCampaignRequest, Tag, Webhook,
+    ActivateCampaignRequest, AssignTagsAction, Campaign, CampaignNode, Contact, CreateCampaignRequest, DecisionAction,
+    EnrollContactRequest, EnrollContactResponse, Enrollment, ExitAction, GoToAction, ListEnrollmentsRequest,
+    PauseCampaignRequest, RemoveTagsAction, SetFieldAction, StartCampaignAction, StopCampaignAction, Tag, WaitAction,
+    Webhook, WebhookAction,
 };
 
 use crate::support::{Api, Taghook, within};
 
 /// A node that another follows.
-fn node(key: &str, next: &str, action: Action) -> CampaignNode {
-    CampaignNode { key: key.into(), next: next.into(), action: Some(action) }
+pub(crate) fn node(key: &str, next: &str, action: Action) -> CampaignNode {
+    CampaignNode { key: key.into(), next_key: next.into(), action: Some(action) }
 }
 
 fn call(webhook: &Webhook) -> Action {
-    Action::Webhook(CallWebhook { webhook_id: webhook.id.clone() })
+    Action::Webhook(WebhookAction { webhook_id: webhook.id.clone() })
 }
 
 fn assign(tag: &Tag) -> Action {
-    Action::AssignTags(Tags { tag_ids: vec![tag.id.clone()] })
+    Action::AssignTags(AssignTagsAction { tag_ids: vec![tag.id.clone()] })
 }
 
 fn remove(tag: &Tag) -> Action {
-    Action::RemoveTags(Tags { tag_ids: vec![tag.id.clone()] })
+    Action::RemoveTags(RemoveTagsAction { tag_ids: vec![tag.id.clone()] })
 }
 
 fn wait(seconds: i64) -> Action {
-    Action::Wait(Wait { until: Some(Until::Duration(Duration { seconds, nanos: 0 })) })
+    Action::Wait(WaitAction { until: Some(Until::Duration(Duration { seconds, nanos: 0 })) })
 }
 
 fn wait_until(field: &str) -> Action {
-    Action::Wait(Wait { until: Some(Until::FieldKey(field.into())) })
+    Action::Wait(WaitAction { until: Some(Until::FieldKey(field.into())) })
 }
 
-fn set(field: &str, value: &str) -> Action {
-    Action::SetField(SetField { field_key: field.into(), value: value.into() })
+pub(crate) fn set(field: &str, value: &str) -> Action {
+    Action::SetField(SetFieldAction { field_key: field.into(), value: value.into() })
 }
 
-fn ask(key: &str, condition: &str, then_node: &str, else_node: &str) -> CampaignNode {
-    let decision = Decision { condition: condition.into(), then_node: then_node.into(), else_node: else_node.into() };
+fn ask(key: &str, condition: &str, then_key: &str, else_key: &str) -> CampaignNode {
+    let (then_key, else_key) = (then_key.into(), else_key.into());
+    let decision = DecisionAction { condition: condition.into(), then_key, else_key };
     node(key, "", Action::Decision(decision))
 }
 
 fn go_to(key: &str, to: &str) -> CampaignNode {
-    node(key, "", Action::GoTo(GoTo { node: to.into() }))
+    node(key, "", Action::GoTo(GoToAction { node_key: to.into() }))
 }
 
 fn start(campaign: &Campaign) -> Action {
-    Action::StartCampaign(OtherCampaign { campaign_id: campaign.id.clone() })
+    Action::StartCampaign(StartCampaignAction { campaign_id: campaign.id.clone() })
 }
 
 fn stop(campaign: &Campaign) -> Action {
-    Action::StopCampaign(OtherCampaign { campaign_id: campaign.id.clone() })
+    Action::StopCampaign(StopCampaignAction { campaign_id: campaign.id.clone() })
 }
 
-fn exit() -> CampaignNode {
-    node("exit", "", Action::Exit(Exit {}))
+pub(crate) fn exit() -> CampaignNode {
+    node("exit", "", Action::Exit(ExitAction {}))
 }
 
 fn draft(name: &str, tag: Option<&Tag>, nodes: Vec<CampaignNode>) -> Campaign {
@@ -90,11 +92,11 @@ async fn pause(api: &Api, campaign: &Campaign) -> Campaign {
 }
 
 /// An active campaign.
-async fn campaign(api: &Api, name: &str, tag: Option<&Tag>, nodes: Vec<CampaignNode>) -> Campaign {
+pub(crate) async fn campaign(api: &Api, name: &str, tag: Option<&Tag>, nodes: Vec<CampaignNode>) -> Campaign {
     activate(api, &create(api, draft(name, tag, nodes)).await).await
 }
 
-async fn enroll(api: &Api, campaign: &Campaign, contact: &Contact) -> EnrollContactResponse {
+pub(crate) async fn enroll(api: &Api, campaign: &Campaign, contact: &Contact) -> EnrollContactResponse {
     let request =
         EnrollContactRequest { campaign_id: campaign.id.clone(), contact: by_id(&contact.id), ..Default::default() };
     api.client.campaigns().enroll_contact(request).await.expect("an enrollment").into_inner()
@@ -107,7 +109,7 @@ async fn enrollments(api: &Api, campaign: &Campaign) -> Vec<Enrollment> {
 }
 
 /// Waits until all ways through a campaign have ended.
-async fn ended(api: &Api, campaign: &Campaign) -> Vec<Enrollment> {
+pub(crate) async fn ended(api: &Api, campaign: &Campaign) -> Vec<Enrollment> {
     within("the end of all ways", async {
         loop {
             let all = enrollments(api, campaign).await;
@@ -125,7 +127,7 @@ async fn stands_at(api: &Api, campaign: &Campaign, node: &str) -> Enrollment {
         loop {
             let way = enrollments(api, campaign).await.into_iter().find(|way| way.state() == State::Running);
             let has_begun = |way: &Enrollment| way.due_time != way.create_time;
-            if let Some(way) = way.filter(|way| way.node == node && has_begun(way)) {
+            if let Some(way) = way.filter(|way| way.node_key == node && has_begun(way)) {
                 return way;
             }
         }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use taghook::clock::Clock;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
-use taghook_client::v1::{self, DeliveryFilter};
+use taghook_client::v1::timeline_entry::{Entry, Kind as EntryKind};
+use taghook_client::v1::{self, DeliveryFilter, LinkClickedEntry};
 use tokio::task::JoinSet;
 
 use super::{check_leads, check_refused, click, counts, refused_for};
@@ -29,14 +30,8 @@ both! {
         check_leads(&click(&url).await, &location);
         assert_eq!(t.held_tags(&contact).await, [link.tag_id.as_str()]);
         assert_eq!(t.clicks(&link).await, [1, 0, 0]);
-        let [event] = &t.click_events(&contact).await[..] else { panic!("one event") };
-        let attributes = event.attributes.as_ref().unwrap();
-        let attribute = |name: &str| match attributes.fields[name].kind.clone() {
-            Some(prost_types::value::Kind::StringValue(text)) => text,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!((event.r#type.as_str(), attributes.fields.len()), ("link.clicked", 2));
-        assert_eq!((attribute("smart_link_id"), attribute("name")), (link.id.clone(), "sale".to_owned()));
+        let clicked = Entry::LinkClicked(LinkClickedEntry { smart_link_id: link.id.clone() });
+        assert_eq!(t.told(&contact, EntryKind::LinkClicked).await, [clicked]);
         assert!(receiver.recv().await.text().contains("ada%2B1%40example.com"));
         // The values are those of the moment, and the tag stays.
         t.set_values(&contact, &[("first_name", "Eve"), ("city", "Berlin")]).await;
@@ -67,7 +62,7 @@ both! {
         }
         assert_eq!(t.held_tags(&contact).await, [link.tag_id.as_str()]);
         assert_eq!(t.clicks(&link).await, [100, 0, 0]);
-        assert_eq!(t.click_events(&contact).await.len(), COUNT);
+        assert_eq!(t.told(&contact, EntryKind::LinkClicked).await.len(), COUNT);
         receiver.recv().await;
         let mut kinds = Vec::new();
         for _ in 0..COUNT {
@@ -142,7 +137,7 @@ both! {
         assert_eq!((head.header("location"), head.body.as_str()), (person.header("location"), ""));
         assert_eq!(t.clicks(&link).await, [0, 1, 10]);
         assert_eq!(t.held_tags(&contact).await, [""; 0]);
-        assert_eq!(t.click_events(&contact).await, []);
+        assert_eq!(t.told(&contact, EntryKind::LinkClicked).await, []);
         check_leads(&http("GET", &url, &[("user-agent", "Mozilla/5.0 (X11) Chrome/126.0 Safari/537.36")]).await, &location);
         check_leads(&http("GET", &url, &[("user-agent", "curl/8.5.0")]).await, &location);
         assert_eq!(t.clicks(&link).await, [2, 1, 10]);
@@ -209,7 +204,7 @@ both! {
         }
         for contact in &answered {
             assert_eq!(server.held_tags(contact).await, [link.tag_id.as_str()], "{}", contact.email);
-            assert_eq!(server.click_events(contact).await.len(), 1);
+            assert_eq!(server.told(contact, EntryKind::LinkClicked).await.len(), 1);
         }
         let [counted, ..] = server.clicks(&link).await;
         assert!(usize::try_from(counted).unwrap() >= ROUNDS, "{counted}");
@@ -234,7 +229,7 @@ both! {
         }
         assert!(clicks.join_all().await.into_iter().all(|status| status == 302));
         assert_eq!(t.clicks(&link).await, [40, 0, 0]);
-        assert_eq!(t.click_events(&contact).await.len(), 40);
+        assert_eq!(t.told(&contact, EntryKind::LinkClicked).await.len(), 40);
     }
 
     async fn urls_outlive_a_restart_and_a_new_master_key(database: Database) {

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use taghook::domain::time::Micros;
 use taghook_client::v1::api_key::Scope;
+use taghook_client::v1::timeline_entry::Kind;
 use taghook_client::v1::{self, ApiKey, Workspace};
 
 use super::{check_leads, check_refused, click, forged};
@@ -56,7 +57,7 @@ both! {
         check_leads(&click(&forged(&t, &link, &ours, None)).await, "https://shop.example/");
         check_refused(&click(&forged(&t, &link, &theirs, None)).await, 410, &["shop.example"]);
         assert_eq!((there.held_tags(&theirs).await.len(), t.clicks(&link).await), (0, [1, 0, 0]));
-        assert_eq!(there.click_events(&theirs).await, []);
+        assert_eq!(there.told(&theirs, Kind::LinkClicked).await, []);
     }
 
     async fn another_deployments_token_leads_nowhere(database: Database) {

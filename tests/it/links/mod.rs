@@ -9,7 +9,7 @@ mod port;
 use taghook::domain::time::Micros;
 use taghook::links::{Claim, Expiry};
 use taghook_client::contact::by_id;
-use taghook_client::v1::{self, Contact, ErrorReason, Event, SmartLink, SmartLinkStats, Tag};
+use taghook_client::v1::{self, Contact, ErrorReason, SmartLink, SmartLinkStats, Tag};
 
 use taghook_client::{Code, Error};
 use tonic::{Response, Status};
@@ -63,18 +63,6 @@ impl Api {
     async fn tag_of(&self, link: &SmartLink) -> Tag {
         let request = v1::GetTagRequest { id: link.tag_id.clone() };
         self.client.tags().get_tag(request).await.expect("its tag").into_inner()
-    }
-
-    /// The events of a contact that are clicks.
-    async fn click_events(&self, contact: &Contact) -> Vec<Event> {
-        let filter = v1::list_events_request::Filter { type_prefix: "link.".into(), ..Default::default() };
-        let request = v1::ListEventsRequest {
-            contact: by_id(&contact.id),
-            page_size: 1_000,
-            filter: Some(filter),
-            ..Default::default()
-        };
-        self.client.events().list_events(request).await.expect("its events").into_inner().events
     }
 }
 

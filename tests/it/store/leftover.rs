@@ -1,12 +1,16 @@
 //! Changes of more rows than one transaction takes.
 
+use std::time::Duration;
+
 use sea_orm::{ConnectionTrait, TransactionTrait};
 use taghook::clock::Clock;
+use taghook::domain::campaign::{Action, Node};
+use taghook::domain::timeline::{Entry, Fact};
 use taghook::domain::webhook::{Webhook, WebhookState};
 use taghook::ids::{ContactId, TypedId};
 use taghook::store::contact::{ContactFilter, ContactRef};
-use taghook::store::event::TimelineFilter;
 use taghook::store::leftover::{self, Leftover};
+use taghook::store::timeline::TimelineFilter;
 use taghook::store::{self, Tx, contact_tag};
 
 use super::{START, Server, both, postgres};
@@ -103,7 +107,8 @@ async fn a_deleted_tag_is_taken_off_all_its_contacts() {
         assert!(held.iter().all(|held| held.name.is_none()));
         let filter = ContactFilter { tag_ids: vec![tag], ..ContactFilter::default() };
         assert!(store::contact::list(db, workspace, &filter, None, 10).await.unwrap().is_empty());
-        assert!(store::event::timeline(db, ada, &TimelineFilter::default(), None, 10).await.unwrap().is_empty());
+        let timeline = store::timeline::list(db, ada, &TimelineFilter::default(), None, 10).await.unwrap();
+        assert!(matches!(timeline.as_slice(), [(_, Entry { fact: Fact::ContactCreated, .. })]), "{timeline:?}");
         assert_eq!(steps(&server, "SELECT count(*) FROM contact_tags").await, [1_501, 501, 0]);
         assert!(store::contact::get(db, workspace, &ContactRef::Id(ada)).await.is_ok());
     }
@@ -122,4 +127,28 @@ async fn what_another_server_is_at_is_left_to_it() {
     assert!(!leftover::go_on(&server.store).await.unwrap());
     tx.rollback().await.unwrap();
     assert_eq!(steps(&server, "SELECT count(*) FROM deliveries WHERE state = 2").await, [1_500, 500, 0]);
+}
+
+/// Contacts whose node was removed go on in the course of time, and nobody else before its time.
+#[tokio::test]
+async fn a_removed_node_lets_its_contacts_go_in_steps() {
+    let (_folder, urls) = both().await;
+    for url in urls {
+        let server = Server::open(&url, Clock::system()).await;
+        let node = |key: &str| Node { key: key.to_owned(), next: None, action: Action::Exit };
+        let campaign = server.campaign(vec![node("b"), node("d")]).await;
+        let in_a_year = server.store.clock().now().saturating_add(Duration::from_hours(8_760));
+        for (node, count) in [("a", MANY), ("b", 1), ("c", 3), ("d", 1), ("e", 1)] {
+            server.stand_at(&campaign, node, count, in_a_year).await;
+        }
+        begin(&server, Leftover::ResumedCampaign(campaign.id)).await;
+        let waiting = format!("SELECT count(*) FROM enrollments WHERE due_us = {}", in_a_year.0);
+        assert_eq!(steps(&server, &waiting).await, [1_506, 506, 2]);
+        let kept = format!("{waiting} AND node IN ('b', 'd')");
+        assert_eq!(server.number(&kept).await, 2);
+        // 500 a second, whatever their nodes.
+        let (first, last) = ("SELECT min(due_us) FROM enrollments", "SELECT max(due_us) FROM enrollments");
+        let last = server.number(&format!("{last} WHERE due_us < {}", in_a_year.0)).await;
+        assert_eq!(last - server.number(first).await, 2_503 * 2_000);
+    }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, Statement};
 use taghook::automation::{self, Assigned, Assignment, Origin};
 use taghook::clock::{Clock, Entropy};
+use taghook::domain::campaign::{self, Campaign, CampaignState, Enrollment, EnrollmentState, Node, Reentry};
 use taghook::domain::contact::{Contact, ContactStatus, Email};
 use taghook::domain::delivery::Reason;
 use taghook::domain::request::{Encoding, EventDefinition, Method};
@@ -27,7 +28,7 @@ use taghook::domain::tag::{Tag, TagKind, TagRef};
 use taghook::domain::time::Micros;
 use taghook::domain::webhook::{CooldownPolicy, Definition, Webhook, WebhookState};
 use taghook::error::Result;
-use taghook::ids::{ContactId, TagId, TypedId, WebhookEventId, WebhookId, WorkspaceId};
+use taghook::ids::{CampaignId, ContactId, EnrollmentId, TagId, TypedId, WebhookEventId, WebhookId, WorkspaceId};
 use taghook::secrets::Sealer;
 use taghook::store::contact::ContactRef;
 use taghook::store::lease::Handover;
@@ -112,6 +113,57 @@ impl Server {
         let (store, handovers) = Store::open(options, Sealer::from_key_bytes(&KEY)).await.unwrap();
         let workspace = store.facts().default_workspace;
         Self { store, handovers, workspace }
+    }
+
+    /// An active campaign.
+    pub(crate) async fn campaign(&self, nodes: Vec<Node>) -> Campaign {
+        let now = self.store.clock().now();
+        let campaign = Campaign {
+            id: CampaignId::generate(now, self.store.entropy()),
+            workspace_id: self.workspace,
+            name: "campaign".to_owned(),
+            key: None,
+            labels: std::collections::BTreeMap::new(),
+            description: String::new(),
+            state: CampaignState::Active,
+            definition: campaign::Definition { start_tag: None, reentry: Reentry::AfterExit, nodes },
+            version: 1,
+            created: now,
+            updated: now,
+        };
+        let new = &campaign;
+        self.store.write("campaign", |tx| async move { store::campaign::insert(&tx, new).await }).await.unwrap();
+        campaign
+    }
+
+    /// Lets so many contacts wait at a node until a time.
+    pub(crate) async fn stand_at(&self, campaign: &Campaign, node: &str, count: usize, until: Micros) {
+        let (now, entropy) = (self.store.clock().now(), self.store.entropy());
+        let way = |_| Enrollment {
+            id: EnrollmentId::generate(now, entropy),
+            workspace_id: self.workspace,
+            campaign_id: campaign.id,
+            contact_id: ContactId::generate(now, entropy),
+            state: EnrollmentState::Running,
+            node: node.to_owned(),
+            due: Some(until),
+            is_waiting: true,
+            steps: 0,
+            failures: 0,
+            error: String::new(),
+            depth: 0,
+            traceparent: None,
+            data: None,
+            created: now,
+            ended: None,
+        };
+        let ways: Vec<Enrollment> = (0..count).map(way).collect();
+        let ways = &ways;
+        let stand = |tx| async move {
+            store::enrollment::insert(&tx, ways).await?;
+            store::enrollment::update(&tx, ways).await
+        };
+        self.store.write("stand", stand).await.unwrap();
     }
 
     pub(crate) async fn contact(&self, name: &str) -> ContactId {

@@ -23,6 +23,7 @@ mod rawgrpc;
 mod receiver;
 pub(crate) mod schema;
 mod taghook;
+mod timeline;
 
 use std::future::Future;
 use std::time::Duration;

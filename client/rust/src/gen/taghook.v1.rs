@@ -82,7 +82,8 @@ pub struct Campaign {
     /// diagram is a drawing of the graph as Mermaid's flowchart, where GetCampaign was asked for it.
     #[prost(string, tag = "11")]
     pub diagram: ::prost::alloc::string::String,
-    /// node_counts are the contacts that wait at each node, where GetCampaign was asked for them.
+    /// node_counts are the contacts of each node, in the order of the keys, where GetCampaign was asked for
+    /// them. A node without any is missing.
     #[prost(message, repeated, tag = "12")]
     pub node_counts: ::prost::alloc::vec::Vec<campaign::NodeCount>,
     /// key is the caller's own name of the campaign, by which tools find it again: unique in the workspace,
@@ -99,15 +100,20 @@ pub struct Campaign {
 }
 /// Nested message and enum types in `Campaign`.
 pub mod campaign {
-    /// NodeCount is how many contacts wait at a node.
+    /// NodeCount counts the contacts of a node.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct NodeCount {
-        /// node is the node's key.
+        /// node_key is the node's key.
         #[prost(string, tag = "1")]
-        pub node: ::prost::alloc::string::String,
-        /// count is how many contacts wait there.
-        #[prost(int64, tag = "2")]
-        pub count: i64,
+        pub node_key: ::prost::alloc::string::String,
+        /// waiting_count is how many contacts stand there now.
+        #[prost(int32, tag = "2")]
+        pub waiting_count: i32,
+        /// passed_count is how often a contact went on from there, or finished there at an exit. A contact that
+        /// comes again counts again. A node that is removed keeps its count, for the case that an update adds it
+        /// again.
+        #[prost(int64, tag = "3")]
+        pub passed_count: i64,
     }
     impl ::prost::Name for NodeCount {
         const NAME: &'static str = "NodeCount";
@@ -226,207 +232,49 @@ pub struct CampaignNode {
     /// key names the node in the campaign: 1 to 40 of a-z, 0-9, `_` and `-`. Required.
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
-    /// next is the key of the node that follows. Decisions, go-tos and exits have none; all others need
+    /// next_key is the key of the node that follows. Decisions, go-tos and exits have none; all others need
     /// one when the campaign is activated.
     #[prost(string, tag = "2")]
-    pub next: ::prost::alloc::string::String,
+    pub next_key: ::prost::alloc::string::String,
     /// action is what is done. Required.
     #[prost(oneof = "campaign_node::Action", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub action: ::core::option::Option<campaign_node::Action>,
 }
 /// Nested message and enum types in `CampaignNode`.
 pub mod campaign_node {
-    /// Webhook calls a webhook: always and at once, whatever its cooldown says. A webhook that is paused
-    /// or disabled skips it, and one that is gone is passed over; the contact goes on.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Webhook {
-        /// webhook_id is the webhook. Required.
-        #[prost(string, tag = "1")]
-        pub webhook_id: ::prost::alloc::string::String,
-    }
-    impl ::prost::Name for Webhook {
-        const NAME: &'static str = "Webhook";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.Webhook".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.Webhook".into()
-        }
-    }
-    /// Tags are the tags of an action.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Tags {
-        /// tag_ids are manual tags: 1 to 20.
-        #[prost(string, repeated, tag = "1")]
-        pub tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    }
-    impl ::prost::Name for Tags {
-        const NAME: &'static str = "Tags";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.Tags".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.Tags".into()
-        }
-    }
-    /// Wait waits for a while, or until a time that the contact's fields say.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Wait {
-        /// until is for how long, or until when.
-        #[prost(oneof = "wait::Until", tags = "1, 2")]
-        pub until: ::core::option::Option<wait::Until>,
-    }
-    /// Nested message and enum types in `Wait`.
-    pub mod wait {
-        /// until is for how long, or until when.
-        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-        pub enum Until {
-            /// duration is for how long: 1 second to 365 days.
-            #[prost(message, tag = "1")]
-            Duration(::prost_types::Duration),
-            /// field_key is the key of a date or datetime field. A date means its midnight in UTC. If it has
-            /// passed, or the contact hasn't the field, the contact goes on at once.
-            #[prost(string, tag = "2")]
-            FieldKey(::prost::alloc::string::String),
-        }
-    }
-    impl ::prost::Name for Wait {
-        const NAME: &'static str = "Wait";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.Wait".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.Wait".into()
-        }
-    }
-    /// Decision asks whether something is true of the contact.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Decision {
-        /// condition is a CEL expression over `contact`, `now`, and `event` and `values` with which the contact
-        /// entered (as in `Webhook.condition`), up to 2,048 bytes, as `'Kunde' in contact.tags &&  has(contact.fields.city)`. One that fails counts as not true, and the contact's timeline says so
-        /// (`campaign.step_failed`). Blanks alone are refused. Required.
-        #[prost(string, tag = "1")]
-        pub condition: ::prost::alloc::string::String,
-        /// then_node is the key of the node that follows if it is true.
-        #[prost(string, tag = "2")]
-        pub then_node: ::prost::alloc::string::String,
-        /// else_node is the key of the node that follows if it isn't.
-        #[prost(string, tag = "3")]
-        pub else_node: ::prost::alloc::string::String,
-    }
-    impl ::prost::Name for Decision {
-        const NAME: &'static str = "Decision";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.Decision".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.Decision".into()
-        }
-    }
-    /// SetField sets a field of the contact.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct SetField {
-        /// field_key is the field's key. Required.
-        #[prost(string, tag = "1")]
-        pub field_key: ::prost::alloc::string::String,
-        /// value is the value as a text of the field's type. Empty: the field is cleared.
-        #[prost(string, tag = "2")]
-        pub value: ::prost::alloc::string::String,
-    }
-    impl ::prost::Name for SetField {
-        const NAME: &'static str = "SetField";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.SetField".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.SetField".into()
-        }
-    }
-    /// GoTo goes on at another node.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct GoTo {
-        /// node is that node's key.
-        #[prost(string, tag = "1")]
-        pub node: ::prost::alloc::string::String,
-    }
-    impl ::prost::Name for GoTo {
-        const NAME: &'static str = "GoTo";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.GoTo".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.GoTo".into()
-        }
-    }
-    /// Exit ends the contact's way.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Exit {}
-    impl ::prost::Name for Exit {
-        const NAME: &'static str = "Exit";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.Exit".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.Exit".into()
-        }
-    }
-    /// OtherCampaign names another campaign.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct OtherCampaign {
-        /// campaign_id is that campaign. Required.
-        #[prost(string, tag = "1")]
-        pub campaign_id: ::prost::alloc::string::String,
-    }
-    impl ::prost::Name for OtherCampaign {
-        const NAME: &'static str = "OtherCampaign";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.CampaignNode.OtherCampaign".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.CampaignNode.OtherCampaign".into()
-        }
-    }
     /// action is what is done. Required.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Action {
         /// webhook calls a webhook.
         #[prost(message, tag = "3")]
-        Webhook(Webhook),
+        Webhook(super::WebhookAction),
         /// assign_tags assigns tags.
         #[prost(message, tag = "4")]
-        AssignTags(Tags),
+        AssignTags(super::AssignTagsAction),
         /// remove_tags removes tags.
         #[prost(message, tag = "5")]
-        RemoveTags(Tags),
+        RemoveTags(super::RemoveTagsAction),
         /// wait waits.
         #[prost(message, tag = "6")]
-        Wait(Wait),
-        /// decision asks.
+        Wait(super::WaitAction),
+        /// decision chooses the next node.
         #[prost(message, tag = "7")]
-        Decision(Decision),
+        Decision(super::DecisionAction),
         /// set_field sets a field of the contact.
         #[prost(message, tag = "8")]
-        SetField(SetField),
+        SetField(super::SetFieldAction),
         /// go_to goes on at another node.
         #[prost(message, tag = "9")]
-        GoTo(GoTo),
-        /// exit ends the contact's way.
+        GoTo(super::GoToAction),
+        /// exit ends the enrollment.
         #[prost(message, tag = "10")]
-        Exit(Exit),
-        /// start_campaign lets the contact enter another campaign, if that is active.
+        Exit(super::ExitAction),
+        /// start_campaign lets the contact enter another campaign.
         #[prost(message, tag = "11")]
-        StartCampaign(OtherCampaign),
+        StartCampaign(super::StartCampaignAction),
         /// stop_campaign takes the contact out of another campaign.
         #[prost(message, tag = "12")]
-        StopCampaign(OtherCampaign),
+        StopCampaign(super::StopCampaignAction),
     }
 }
 impl ::prost::Name for CampaignNode {
@@ -437,6 +285,201 @@ impl ::prost::Name for CampaignNode {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/taghook.v1.CampaignNode".into()
+    }
+}
+/// WebhookAction calls a webhook: always and at once, whatever the webhook's cooldown says. A webhook that
+/// is paused or disabled skips the call, and one that is gone is passed over; the contact goes on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WebhookAction {
+    /// webhook_id is the webhook. Required.
+    #[prost(string, tag = "1")]
+    pub webhook_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for WebhookAction {
+    const NAME: &'static str = "WebhookAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.WebhookAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.WebhookAction".into()
+    }
+}
+/// AssignTagsAction assigns tags to the contact. Tags that are gone are passed over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AssignTagsAction {
+    /// tag_ids are manual tags: 1 to 20, all different. Required.
+    #[prost(string, repeated, tag = "1")]
+    pub tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for AssignTagsAction {
+    const NAME: &'static str = "AssignTagsAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.AssignTagsAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.AssignTagsAction".into()
+    }
+}
+/// RemoveTagsAction removes tags from the contact. Tags that are gone are passed over.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveTagsAction {
+    /// tag_ids are manual tags: 1 to 20, all different. Required.
+    #[prost(string, repeated, tag = "1")]
+    pub tag_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for RemoveTagsAction {
+    const NAME: &'static str = "RemoveTagsAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.RemoveTagsAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.RemoveTagsAction".into()
+    }
+}
+/// WaitAction waits for a while, or until a time that a field of the contact has.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitAction {
+    /// until is for how long, or until when. Required.
+    #[prost(oneof = "wait_action::Until", tags = "1, 2")]
+    pub until: ::core::option::Option<wait_action::Until>,
+}
+/// Nested message and enum types in `WaitAction`.
+pub mod wait_action {
+    /// until is for how long, or until when. Required.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Until {
+        /// duration is for how long: 1 second to 365 days.
+        #[prost(message, tag = "1")]
+        Duration(::prost_types::Duration),
+        /// field_key is the key of a date or datetime field: 1 to 63 bytes. A date means its midnight in UTC.
+        /// If the time has passed, or the contact has no such value, the contact goes on at once.
+        #[prost(string, tag = "2")]
+        FieldKey(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for WaitAction {
+    const NAME: &'static str = "WaitAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.WaitAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.WaitAction".into()
+    }
+}
+/// DecisionAction goes on at one of two nodes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DecisionAction {
+    /// condition is a CEL expression over `contact`, `now`, and `event` and `values` with which the contact
+    /// entered (as in `Webhook.condition`), up to 2,048 bytes, as `'customer' in contact.tags &&  has(contact.fields.city)`. One that fails counts as not true, and the contact's timeline has a
+    /// `campaign_step_failed`. Blanks alone are refused. Required.
+    #[prost(string, tag = "1")]
+    pub condition: ::prost::alloc::string::String,
+    /// then_key is the key of the node that follows if the condition is true: up to 40 bytes. Needed when the
+    /// campaign is activated.
+    #[prost(string, tag = "2")]
+    pub then_key: ::prost::alloc::string::String,
+    /// else_key is the key of the node that follows if it isn't: up to 40 bytes. Needed when the campaign is
+    /// activated.
+    #[prost(string, tag = "3")]
+    pub else_key: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DecisionAction {
+    const NAME: &'static str = "DecisionAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.DecisionAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.DecisionAction".into()
+    }
+}
+/// SetFieldAction sets a field of the contact.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetFieldAction {
+    /// field_key is the field's key: 1 to 63 bytes. Required.
+    #[prost(string, tag = "1")]
+    pub field_key: ::prost::alloc::string::String,
+    /// value is the value as a text of the field's type: up to 65,536 bytes. Empty: the field is cleared.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SetFieldAction {
+    const NAME: &'static str = "SetFieldAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.SetFieldAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.SetFieldAction".into()
+    }
+}
+/// GoToAction goes on at another node.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GoToAction {
+    /// node_key is that node's key: up to 40 bytes. Needed when the campaign is activated.
+    #[prost(string, tag = "1")]
+    pub node_key: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GoToAction {
+    const NAME: &'static str = "GoToAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GoToAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GoToAction".into()
+    }
+}
+/// ExitAction ends the enrollment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExitAction {}
+impl ::prost::Name for ExitAction {
+    const NAME: &'static str = "ExitAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ExitAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ExitAction".into()
+    }
+}
+/// StartCampaignAction lets the contact enter another campaign, if that is active and its reentry lets the
+/// contact in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartCampaignAction {
+    /// campaign_id is that campaign. Required.
+    #[prost(string, tag = "1")]
+    pub campaign_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for StartCampaignAction {
+    const NAME: &'static str = "StartCampaignAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.StartCampaignAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.StartCampaignAction".into()
+    }
+}
+/// StopCampaignAction takes the contact out of another campaign, or out of its own.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StopCampaignAction {
+    /// campaign_id is that campaign. Required.
+    #[prost(string, tag = "1")]
+    pub campaign_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for StopCampaignAction {
+    const NAME: &'static str = "StopCampaignAction";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.StopCampaignAction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.StopCampaignAction".into()
     }
 }
 /// Enrollment is a contact's way through a campaign.
@@ -454,15 +497,15 @@ pub struct Enrollment {
     /// state says whether it goes on.
     #[prost(enumeration = "enrollment::State", tag = "4")]
     pub state: i32,
-    /// node is the key of the node that is next, or was the last.
+    /// node_key is the key of the node that is next, or was the last.
     #[prost(string, tag = "5")]
-    pub node: ::prost::alloc::string::String,
+    pub node_key: ::prost::alloc::string::String,
     /// due_time is when the next action is due; absent when the way has ended.
     #[prost(message, optional, tag = "6")]
     pub due_time: ::core::option::Option<::prost_types::Timestamp>,
     /// step_count is how many actions were done.
-    #[prost(int64, tag = "7")]
-    pub step_count: i64,
+    #[prost(int32, tag = "7")]
+    pub step_count: i32,
     /// error says why the way was given up, or why its step is tried again later; empty if nothing failed.
     #[prost(string, tag = "8")]
     pub error: ::prost::alloc::string::String,
@@ -495,7 +538,7 @@ pub mod enrollment {
         Running = 1,
         /// STATE_FINISHED: the contact came to an exit.
         Finished = 2,
-        /// STATE_EXITED: the contact was taken out, or its node was gone.
+        /// STATE_EXITED: the contact was taken out, or its node was removed; then `error` says so.
         Exited = 3,
         /// STATE_FAILED: a step failed five times.
         Failed = 4,
@@ -567,7 +610,7 @@ pub struct GetCampaignRequest {
     /// with_diagram asks for the drawing. Default: false.
     #[prost(bool, tag = "2")]
     pub with_diagram: bool,
-    /// with_node_counts asks for how many contacts wait at each node. Default: false.
+    /// with_node_counts asks for how many contacts wait at each node and passed it. Default: false.
     #[prost(bool, tag = "3")]
     pub with_node_counts: bool,
 }
@@ -875,10 +918,28 @@ impl ::prost::Name for ExitContactRequest {
         "/taghook.v1.ExitContactRequest".into()
     }
 }
-/// ListEnrollmentsRequest is the request of ListEnrollments.
+/// GetEnrollmentRequest is the request of GetEnrollment.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetEnrollmentRequest {
+    /// id is the enrollment's id. Required.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetEnrollmentRequest {
+    const NAME: &'static str = "GetEnrollmentRequest";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.GetEnrollmentRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.GetEnrollmentRequest".into()
+    }
+}
+/// ListEnrollmentsRequest is the request of ListEnrollments. It names a campaign, a contact or both.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListEnrollmentsRequest {
-    /// campaign_id is the campaign's id. Required.
+    /// campaign_id selects the enrollments of a campaign. Default: those of all campaigns, which needs
+    /// `filter.contact_id`.
     #[prost(string, tag = "1")]
     pub campaign_id: ::prost::alloc::string::String,
     /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
@@ -890,21 +951,24 @@ pub struct ListEnrollmentsRequest {
     /// filter narrows the list. Default: all.
     #[prost(message, optional, tag = "4")]
     pub filter: ::core::option::Option<list_enrollments_request::Filter>,
+    /// with_total_size asks for `total_size`. Default: false.
+    #[prost(bool, tag = "5")]
+    pub with_total_size: bool,
 }
 /// Nested message and enum types in `ListEnrollmentsRequest`.
 pub mod list_enrollments_request {
     /// Filter selects enrollments for which all given conditions hold.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Filter {
-        /// states selects enrollments in these states. Default: any.
+        /// states selects enrollments in these states: up to 4. Default: any.
         #[prost(enumeration = "super::enrollment::State", repeated, tag = "1")]
         pub states: ::prost::alloc::vec::Vec<i32>,
-        /// contact_id selects those of one contact. Default: any.
+        /// contact_id selects those of one contact. Default: any, which needs `campaign_id`.
         #[prost(string, tag = "2")]
         pub contact_id: ::prost::alloc::string::String,
-        /// node selects those at one node. Default: any.
+        /// node_key selects those whose next or last node has the key: up to 40 bytes. Default: any.
         #[prost(string, tag = "3")]
-        pub node: ::prost::alloc::string::String,
+        pub node_key: ::prost::alloc::string::String,
     }
     impl ::prost::Name for Filter {
         const NAME: &'static str = "Filter";
@@ -936,6 +1000,10 @@ pub struct ListEnrollmentsResponse {
     /// next_page_token continues after this page; empty on the last one.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
+    /// total_size is how many enrollments the filter selects, over all pages, where the request asked for it.
+    /// It is counted up to 10,000, so that 10,000 means as many or more.
+    #[prost(int32, tag = "3")]
+    pub total_size: i32,
 }
 impl ::prost::Name for ListEnrollmentsResponse {
     const NAME: &'static str = "ListEnrollmentsResponse";
@@ -1110,8 +1178,9 @@ pub mod campaign_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// UpdateCampaign changes the fields named by the mask. FAILED_PRECONDITION (WRONG_STATE) while
-        /// the campaign is active, but for `name`, `description`, `key` and `labels`. Enrolled contacts keep their place; those
-        /// whose node is gone leave when the campaign is activated again.
+        /// the campaign is active, but for `name`, `description`, `key` and `labels`. Enrolled contacts keep
+        /// their place; those whose node was removed leave when the campaign is activated again, waiting ones
+        /// too.
         pub async fn update_campaign(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateCampaignRequest>,
@@ -1160,7 +1229,8 @@ pub mod campaign_service_client {
         }
         /// ActivateCampaign lets contacts enter and go on. INVALID_ARGUMENT, naming the nodes, if one can't be
         /// reached or is a dead end, if nodes follow each other endlessly without a wait, or if what a node
-        /// names isn't there. What became due while it was paused is done at 500 contacts a second.
+        /// names isn't there. What became due while it was paused is done at 500 contacts a second, and
+        /// contacts whose node was removed leave at the same rate.
         pub async fn activate_campaign(
             &mut self,
             request: impl tonic::IntoRequest<super::ActivateCampaignRequest>,
@@ -1254,7 +1324,31 @@ pub mod campaign_service_client {
                 .insert(GrpcMethod::new("taghook.v1.CampaignService", "ExitContact"));
             self.inner.unary(req, path, codec).await
         }
-        /// ListEnrollments returns the ways of contacts through a campaign, in the order in which they began.
+        /// GetEnrollment returns one enrollment. NOT_FOUND when retention has removed it: an ended one is kept
+        /// as long as finished deliveries, and in a REENTRY_NEVER campaign as long as its contact.
+        pub async fn get_enrollment(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetEnrollmentRequest>,
+        ) -> std::result::Result<tonic::Response<super::Enrollment>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/taghook.v1.CampaignService/GetEnrollment",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("taghook.v1.CampaignService", "GetEnrollment"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// ListEnrollments returns the enrollments of a campaign, or those of a contact over all campaigns, in
+        /// the order in which they began.
         pub async fn list_enrollments(
             &mut self,
             request: impl tonic::IntoRequest<super::ListEnrollmentsRequest>,
@@ -4797,11 +4891,10 @@ impl ErrorReason {
         }
     }
 }
-/// Event is something that happened to a contact.
+/// Event is something that happened to a contact and that a caller recorded.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
-    /// id is `evt_` and 26 characters for recorded events. Entries of the timeline that are derived from
-    /// tag changes and deliveries have none.
+    /// id is `evt_` and 26 characters, assigned by the server.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// contact_id is the contact.
@@ -4821,15 +4914,6 @@ pub struct Event {
     /// record_time is when it was recorded.
     #[prost(message, optional, tag = "6")]
     pub record_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// tag_id is the tag of a tag change.
-    #[prost(string, tag = "7")]
-    pub tag_id: ::prost::alloc::string::String,
-    /// delivery_id is the delivery of a `webhook.*` entry.
-    #[prost(string, tag = "8")]
-    pub delivery_id: ::prost::alloc::string::String,
-    /// webhook_id is the webhook of a `webhook.*` entry.
-    #[prost(string, tag = "9")]
-    pub webhook_id: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Event {
     const NAME: &'static str = "Event";
@@ -5025,9 +5109,517 @@ impl ::prost::Name for EventTypeInfo {
         "/taghook.v1.EventTypeInfo".into()
     }
 }
-/// ListEventsRequest is the request of ListEvents.
+/// TimelineEntry is something that a contact's timeline shows.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TimelineEntry {
+    /// occur_time is when it happened.
+    #[prost(message, optional, tag = "1")]
+    pub occur_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// entry is what happened. One that a client doesn't know yet is absent.
+    #[prost(
+        oneof = "timeline_entry::Entry",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+    )]
+    pub entry: ::core::option::Option<timeline_entry::Entry>,
+}
+/// Nested message and enum types in `TimelineEntry`.
+pub mod timeline_entry {
+    /// Kind says which `entry` a timeline entry has.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        /// KIND_UNSPECIFIED selects nothing and is refused.
+        Unspecified = 0,
+        /// KIND_EVENT_RECORDED: `event_recorded`.
+        EventRecorded = 1,
+        /// KIND_TAG_ASSIGNED: `tag_assigned`.
+        TagAssigned = 2,
+        /// KIND_TAG_REMOVED: `tag_removed`.
+        TagRemoved = 3,
+        /// KIND_TAG_RULE_FAILED: `tag_rule_failed`.
+        TagRuleFailed = 4,
+        /// KIND_TAG_HELD_BACK: `tag_held_back`.
+        TagHeldBack = 5,
+        /// KIND_WEBHOOK_TRIGGERED: `webhook_triggered`.
+        WebhookTriggered = 6,
+        /// KIND_DELIVERY_OUTCOME: `delivery_outcome`.
+        DeliveryOutcome = 7,
+        /// KIND_CAMPAIGN_ENTERED: `campaign_entered`.
+        CampaignEntered = 8,
+        /// KIND_CAMPAIGN_ENDED: `campaign_ended`.
+        CampaignEnded = 9,
+        /// KIND_CAMPAIGN_STEP_FAILED: `campaign_step_failed`.
+        CampaignStepFailed = 10,
+        /// KIND_CAMPAIGN_HELD_BACK: `campaign_held_back`.
+        CampaignHeldBack = 11,
+        /// KIND_CONTACT_CREATED: `contact_created`.
+        ContactCreated = 12,
+        /// KIND_CONTACT_UPDATED: `contact_updated`.
+        ContactUpdated = 13,
+        /// KIND_CONTACT_UNSUBSCRIBED: `contact_unsubscribed`.
+        ContactUnsubscribed = 14,
+        /// KIND_LINK_CLICKED: `link_clicked`.
+        LinkClicked = 15,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::EventRecorded => "KIND_EVENT_RECORDED",
+                Self::TagAssigned => "KIND_TAG_ASSIGNED",
+                Self::TagRemoved => "KIND_TAG_REMOVED",
+                Self::TagRuleFailed => "KIND_TAG_RULE_FAILED",
+                Self::TagHeldBack => "KIND_TAG_HELD_BACK",
+                Self::WebhookTriggered => "KIND_WEBHOOK_TRIGGERED",
+                Self::DeliveryOutcome => "KIND_DELIVERY_OUTCOME",
+                Self::CampaignEntered => "KIND_CAMPAIGN_ENTERED",
+                Self::CampaignEnded => "KIND_CAMPAIGN_ENDED",
+                Self::CampaignStepFailed => "KIND_CAMPAIGN_STEP_FAILED",
+                Self::CampaignHeldBack => "KIND_CAMPAIGN_HELD_BACK",
+                Self::ContactCreated => "KIND_CONTACT_CREATED",
+                Self::ContactUpdated => "KIND_CONTACT_UPDATED",
+                Self::ContactUnsubscribed => "KIND_CONTACT_UNSUBSCRIBED",
+                Self::LinkClicked => "KIND_LINK_CLICKED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "KIND_EVENT_RECORDED" => Some(Self::EventRecorded),
+                "KIND_TAG_ASSIGNED" => Some(Self::TagAssigned),
+                "KIND_TAG_REMOVED" => Some(Self::TagRemoved),
+                "KIND_TAG_RULE_FAILED" => Some(Self::TagRuleFailed),
+                "KIND_TAG_HELD_BACK" => Some(Self::TagHeldBack),
+                "KIND_WEBHOOK_TRIGGERED" => Some(Self::WebhookTriggered),
+                "KIND_DELIVERY_OUTCOME" => Some(Self::DeliveryOutcome),
+                "KIND_CAMPAIGN_ENTERED" => Some(Self::CampaignEntered),
+                "KIND_CAMPAIGN_ENDED" => Some(Self::CampaignEnded),
+                "KIND_CAMPAIGN_STEP_FAILED" => Some(Self::CampaignStepFailed),
+                "KIND_CAMPAIGN_HELD_BACK" => Some(Self::CampaignHeldBack),
+                "KIND_CONTACT_CREATED" => Some(Self::ContactCreated),
+                "KIND_CONTACT_UPDATED" => Some(Self::ContactUpdated),
+                "KIND_CONTACT_UNSUBSCRIBED" => Some(Self::ContactUnsubscribed),
+                "KIND_LINK_CLICKED" => Some(Self::LinkClicked),
+                _ => None,
+            }
+        }
+    }
+    /// HoldReason says why something automatic was held back.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum HoldReason {
+        /// HOLD_REASON_UNSPECIFIED is never returned.
+        Unspecified = 0,
+        /// HOLD_REASON_CAUSATION_DEPTH: more than 8 automatic causes lie before it, so that it goes in circles.
+        CausationDepth = 1,
+        /// HOLD_REASON_TOO_MANY_AT_ONCE: one change would have assigned more than 100 SmartTags to the contact.
+        TooManyAtOnce = 2,
+    }
+    impl HoldReason {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "HOLD_REASON_UNSPECIFIED",
+                Self::CausationDepth => "HOLD_REASON_CAUSATION_DEPTH",
+                Self::TooManyAtOnce => "HOLD_REASON_TOO_MANY_AT_ONCE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "HOLD_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+                "HOLD_REASON_CAUSATION_DEPTH" => Some(Self::CausationDepth),
+                "HOLD_REASON_TOO_MANY_AT_ONCE" => Some(Self::TooManyAtOnce),
+                _ => None,
+            }
+        }
+    }
+    /// entry is what happened. One that a client doesn't know yet is absent.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Entry {
+        /// event_recorded: a caller recorded an event.
+        #[prost(message, tag = "2")]
+        EventRecorded(super::Event),
+        /// tag_assigned: a tag was assigned.
+        #[prost(message, tag = "3")]
+        TagAssigned(super::TagAssignedEntry),
+        /// tag_removed: a tag was removed.
+        #[prost(message, tag = "4")]
+        TagRemoved(super::TagRemovedEntry),
+        /// tag_rule_failed: the condition of a SmartTag couldn't be evaluated for an event.
+        #[prost(message, tag = "5")]
+        TagRuleFailed(super::TagRuleFailedEntry),
+        /// tag_held_back: a SmartTag wasn't assigned, though its rule matched.
+        #[prost(message, tag = "6")]
+        TagHeldBack(super::TagHeldBackEntry),
+        /// webhook_triggered: a webhook was triggered. One that was deferred shows as scheduled once it is due.
+        #[prost(message, tag = "7")]
+        WebhookTriggered(super::WebhookTriggeredEntry),
+        /// delivery_outcome: a request was made, or a delivery ended without one.
+        #[prost(message, tag = "8")]
+        DeliveryOutcome(super::DeliveryOutcomeEntry),
+        /// campaign_entered: the contact entered a campaign.
+        #[prost(message, tag = "9")]
+        CampaignEntered(super::CampaignEnteredEntry),
+        /// campaign_ended: the contact left a campaign.
+        #[prost(message, tag = "10")]
+        CampaignEnded(super::CampaignEndedEntry),
+        /// campaign_step_failed: an action of a campaign came to nothing; the contact went on.
+        #[prost(message, tag = "11")]
+        CampaignStepFailed(super::CampaignStepFailedEntry),
+        /// campaign_held_back: the contact didn't enter a campaign, though something let it in.
+        #[prost(message, tag = "12")]
+        CampaignHeldBack(super::CampaignHeldBackEntry),
+        /// contact_created: the contact was created.
+        #[prost(message, tag = "13")]
+        ContactCreated(super::ContactCreatedEntry),
+        /// contact_updated: the contact was changed.
+        #[prost(message, tag = "14")]
+        ContactUpdated(super::ContactUpdatedEntry),
+        /// contact_unsubscribed: the contact became unsubscribed.
+        #[prost(message, tag = "15")]
+        ContactUnsubscribed(super::ContactUnsubscribedEntry),
+        /// link_clicked: the contact clicked a SmartLink.
+        #[prost(message, tag = "16")]
+        LinkClicked(super::LinkClickedEntry),
+    }
+}
+impl ::prost::Name for TimelineEntry {
+    const NAME: &'static str = "TimelineEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.TimelineEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.TimelineEntry".into()
+    }
+}
+/// TagAssignedEntry: a tag was assigned.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListEventsRequest {
+pub struct TagAssignedEntry {
+    /// tag_id is the tag.
+    #[prost(string, tag = "1")]
+    pub tag_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TagAssignedEntry {
+    const NAME: &'static str = "TagAssignedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.TagAssignedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.TagAssignedEntry".into()
+    }
+}
+/// TagRemovedEntry: a tag was removed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagRemovedEntry {
+    /// tag_id is the tag.
+    #[prost(string, tag = "1")]
+    pub tag_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TagRemovedEntry {
+    const NAME: &'static str = "TagRemovedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.TagRemovedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.TagRemovedEntry".into()
+    }
+}
+/// TagRuleFailedEntry: the condition of a SmartTag couldn't be evaluated for an event.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagRuleFailedEntry {
+    /// tag_id is the SmartTag.
+    #[prost(string, tag = "1")]
+    pub tag_id: ::prost::alloc::string::String,
+    /// event_type is the event's type.
+    #[prost(string, tag = "2")]
+    pub event_type: ::prost::alloc::string::String,
+    /// error says why, for people.
+    #[prost(string, tag = "3")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TagRuleFailedEntry {
+    const NAME: &'static str = "TagRuleFailedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.TagRuleFailedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.TagRuleFailedEntry".into()
+    }
+}
+/// TagHeldBackEntry: a SmartTag wasn't assigned, though its rule matched.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagHeldBackEntry {
+    /// tag_id is the SmartTag.
+    #[prost(string, tag = "1")]
+    pub tag_id: ::prost::alloc::string::String,
+    /// event_type is the type of the event that matched.
+    #[prost(string, tag = "2")]
+    pub event_type: ::prost::alloc::string::String,
+    /// reason says why.
+    #[prost(enumeration = "timeline_entry::HoldReason", tag = "3")]
+    pub reason: i32,
+}
+impl ::prost::Name for TagHeldBackEntry {
+    const NAME: &'static str = "TagHeldBackEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.TagHeldBackEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.TagHeldBackEntry".into()
+    }
+}
+/// WebhookTriggeredEntry: a webhook was triggered. There is one entry for each delivery.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WebhookTriggeredEntry {
+    /// delivery_id is the delivery.
+    #[prost(string, tag = "1")]
+    pub delivery_id: ::prost::alloc::string::String,
+    /// webhook_id is the webhook.
+    #[prost(string, tag = "2")]
+    pub webhook_id: ::prost::alloc::string::String,
+    /// source is what triggered it.
+    #[prost(enumeration = "delivery::Source", tag = "3")]
+    pub source: i32,
+    /// decision is what was decided.
+    #[prost(enumeration = "trigger_decision::Decision", tag = "4")]
+    pub decision: i32,
+    /// reason says why, unless the decision is DECISION_SCHEDULED.
+    #[prost(enumeration = "DeliveryReason", tag = "5")]
+    pub reason: i32,
+}
+impl ::prost::Name for WebhookTriggeredEntry {
+    const NAME: &'static str = "WebhookTriggeredEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.WebhookTriggeredEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.WebhookTriggeredEntry".into()
+    }
+}
+/// DeliveryOutcomeEntry: a request was made, or a delivery ended without one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeliveryOutcomeEntry {
+    /// delivery_id is the delivery.
+    #[prost(string, tag = "1")]
+    pub delivery_id: ::prost::alloc::string::String,
+    /// webhook_id is the webhook.
+    #[prost(string, tag = "2")]
+    pub webhook_id: ::prost::alloc::string::String,
+    /// kind is what happened: KIND_DELIVERED, KIND_ATTEMPT_FAILED, KIND_EXHAUSTED or KIND_CANCELLED.
+    #[prost(enumeration = "outcome::Kind", tag = "3")]
+    pub kind: i32,
+    /// reason says why, if there is a reason.
+    #[prost(enumeration = "DeliveryReason", tag = "4")]
+    pub reason: i32,
+    /// attempt_number is the number of the attempt, from 1. 0: no request was made.
+    #[prost(int32, tag = "5")]
+    pub attempt_number: i32,
+    /// status_code is the response's status code. 0: there was no response.
+    #[prost(int32, tag = "6")]
+    pub status_code: i32,
+    /// error_class is what went wrong with the request, if anything did.
+    #[prost(enumeration = "attempt::ErrorClass", tag = "7")]
+    pub error_class: i32,
+}
+impl ::prost::Name for DeliveryOutcomeEntry {
+    const NAME: &'static str = "DeliveryOutcomeEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.DeliveryOutcomeEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.DeliveryOutcomeEntry".into()
+    }
+}
+/// CampaignEnteredEntry: the contact entered a campaign.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CampaignEnteredEntry {
+    /// campaign_id is the campaign.
+    #[prost(string, tag = "1")]
+    pub campaign_id: ::prost::alloc::string::String,
+    /// enrollment_id is the contact's enrollment.
+    #[prost(string, tag = "2")]
+    pub enrollment_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CampaignEnteredEntry {
+    const NAME: &'static str = "CampaignEnteredEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CampaignEnteredEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CampaignEnteredEntry".into()
+    }
+}
+/// CampaignEndedEntry: the contact left a campaign.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CampaignEndedEntry {
+    /// campaign_id is the campaign.
+    #[prost(string, tag = "1")]
+    pub campaign_id: ::prost::alloc::string::String,
+    /// enrollment_id is the contact's enrollment.
+    #[prost(string, tag = "2")]
+    pub enrollment_id: ::prost::alloc::string::String,
+    /// state says how it ended: STATE_FINISHED, STATE_EXITED or STATE_FAILED.
+    #[prost(enumeration = "enrollment::State", tag = "3")]
+    pub state: i32,
+    /// node_key is the key of the last node.
+    #[prost(string, tag = "4")]
+    pub node_key: ::prost::alloc::string::String,
+    /// error says why it ended before its time, for people; empty if nothing was wrong.
+    #[prost(string, tag = "5")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CampaignEndedEntry {
+    const NAME: &'static str = "CampaignEndedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CampaignEndedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CampaignEndedEntry".into()
+    }
+}
+/// CampaignStepFailedEntry: an action of a campaign came to nothing; the contact went on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CampaignStepFailedEntry {
+    /// campaign_id is the campaign.
+    #[prost(string, tag = "1")]
+    pub campaign_id: ::prost::alloc::string::String,
+    /// enrollment_id is the contact's enrollment.
+    #[prost(string, tag = "2")]
+    pub enrollment_id: ::prost::alloc::string::String,
+    /// node_key is the key of the node.
+    #[prost(string, tag = "3")]
+    pub node_key: ::prost::alloc::string::String,
+    /// error says why, for people.
+    #[prost(string, tag = "4")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CampaignStepFailedEntry {
+    const NAME: &'static str = "CampaignStepFailedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CampaignStepFailedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CampaignStepFailedEntry".into()
+    }
+}
+/// CampaignHeldBackEntry: the contact didn't enter a campaign, though something let it in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CampaignHeldBackEntry {
+    /// campaign_id is the campaign.
+    #[prost(string, tag = "1")]
+    pub campaign_id: ::prost::alloc::string::String,
+    /// reason says why.
+    #[prost(enumeration = "timeline_entry::HoldReason", tag = "2")]
+    pub reason: i32,
+}
+impl ::prost::Name for CampaignHeldBackEntry {
+    const NAME: &'static str = "CampaignHeldBackEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.CampaignHeldBackEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.CampaignHeldBackEntry".into()
+    }
+}
+/// ContactCreatedEntry: the contact was created.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContactCreatedEntry {}
+impl ::prost::Name for ContactCreatedEntry {
+    const NAME: &'static str = "ContactCreatedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ContactCreatedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ContactCreatedEntry".into()
+    }
+}
+/// ContactUpdatedEntry: the contact was changed, by a caller or by a campaign.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContactUpdatedEntry {}
+impl ::prost::Name for ContactUpdatedEntry {
+    const NAME: &'static str = "ContactUpdatedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ContactUpdatedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ContactUpdatedEntry".into()
+    }
+}
+/// ContactUnsubscribedEntry: the contact became unsubscribed. A ContactUpdatedEntry comes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContactUnsubscribedEntry {}
+impl ::prost::Name for ContactUnsubscribedEntry {
+    const NAME: &'static str = "ContactUnsubscribedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.ContactUnsubscribedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.ContactUnsubscribedEntry".into()
+    }
+}
+/// LinkClickedEntry: the contact clicked a SmartLink.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkClickedEntry {
+    /// smart_link_id is the SmartLink.
+    #[prost(string, tag = "1")]
+    pub smart_link_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for LinkClickedEntry {
+    const NAME: &'static str = "LinkClickedEntry";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.LinkClickedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.LinkClickedEntry".into()
+    }
+}
+/// ListTimelineEntriesRequest is the request of ListTimelineEntries.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTimelineEntriesRequest {
     /// page_size is how many to return at most: 0 to 1,000. 0 means 50, more than 1,000 means 1,000.
     #[prost(int32, tag = "2")]
     pub page_size: i32,
@@ -5036,34 +5628,41 @@ pub struct ListEventsRequest {
     pub page_token: ::prost::alloc::string::String,
     /// filter narrows the list. Default: everything.
     #[prost(message, optional, tag = "4")]
-    pub filter: ::core::option::Option<list_events_request::Filter>,
+    pub filter: ::core::option::Option<list_timeline_entries_request::Filter>,
     /// contact names the contact. Required.
-    #[prost(oneof = "list_events_request::Contact", tags = "100, 101, 102, 103")]
-    pub contact: ::core::option::Option<list_events_request::Contact>,
+    #[prost(
+        oneof = "list_timeline_entries_request::Contact",
+        tags = "100, 101, 102, 103"
+    )]
+    pub contact: ::core::option::Option<list_timeline_entries_request::Contact>,
 }
-/// Nested message and enum types in `ListEventsRequest`.
-pub mod list_events_request {
+/// Nested message and enum types in `ListTimelineEntriesRequest`.
+pub mod list_timeline_entries_request {
     /// Filter selects entries for which all given conditions hold.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Filter {
-        /// type_prefix selects entries whose type starts so, as `webhook.`. Default: any type.
-        #[prost(string, tag = "1")]
-        pub type_prefix: ::prost::alloc::string::String,
-        /// after selects entries of this time or later. Default: any time.
-        #[prost(message, optional, tag = "2")]
-        pub after: ::core::option::Option<::prost_types::Timestamp>,
-        /// before selects entries before this time. Default: any time.
+        /// kinds selects entries of these kinds: up to 20. Default: any.
+        #[prost(enumeration = "super::timeline_entry::Kind", repeated, tag = "1")]
+        pub kinds: ::prost::alloc::vec::Vec<i32>,
+        /// event_type_prefix selects `event_recorded` alone, of events whose type starts so, as `payment.`: up
+        /// to 100 bytes. Default: any entry.
+        #[prost(string, tag = "2")]
+        pub event_type_prefix: ::prost::alloc::string::String,
+        /// start_time selects entries of this time or later. Default: any time.
         #[prost(message, optional, tag = "3")]
-        pub before: ::core::option::Option<::prost_types::Timestamp>,
+        pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+        /// end_time selects entries before this time. Default: any time.
+        #[prost(message, optional, tag = "4")]
+        pub end_time: ::core::option::Option<::prost_types::Timestamp>,
     }
     impl ::prost::Name for Filter {
         const NAME: &'static str = "Filter";
         const PACKAGE: &'static str = "taghook.v1";
         fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.ListEventsRequest.Filter".into()
+            "taghook.v1.ListTimelineEntriesRequest.Filter".into()
         }
         fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.ListEventsRequest.Filter".into()
+            "/taghook.v1.ListTimelineEntriesRequest.Filter".into()
         }
     }
     /// contact names the contact. Required.
@@ -5083,34 +5682,34 @@ pub mod list_events_request {
         ExternalId(::prost::alloc::string::String),
     }
 }
-impl ::prost::Name for ListEventsRequest {
-    const NAME: &'static str = "ListEventsRequest";
+impl ::prost::Name for ListTimelineEntriesRequest {
+    const NAME: &'static str = "ListTimelineEntriesRequest";
     const PACKAGE: &'static str = "taghook.v1";
     fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ListEventsRequest".into()
+        "taghook.v1.ListTimelineEntriesRequest".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ListEventsRequest".into()
+        "/taghook.v1.ListTimelineEntriesRequest".into()
     }
 }
-/// ListEventsResponse is the response of ListEvents.
+/// ListTimelineEntriesResponse is the response of ListTimelineEntries.
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListEventsResponse {
-    /// events is the page, the newest first.
+pub struct ListTimelineEntriesResponse {
+    /// entries is the page, the newest first.
     #[prost(message, repeated, tag = "1")]
-    pub events: ::prost::alloc::vec::Vec<Event>,
+    pub entries: ::prost::alloc::vec::Vec<TimelineEntry>,
     /// next_page_token continues after this page; empty on the last one.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
-impl ::prost::Name for ListEventsResponse {
-    const NAME: &'static str = "ListEventsResponse";
+impl ::prost::Name for ListTimelineEntriesResponse {
+    const NAME: &'static str = "ListTimelineEntriesResponse";
     const PACKAGE: &'static str = "taghook.v1";
     fn full_name() -> ::prost::alloc::string::String {
-        "taghook.v1.ListEventsResponse".into()
+        "taghook.v1.ListTimelineEntriesResponse".into()
     }
     fn type_url() -> ::prost::alloc::string::String {
-        "/taghook.v1.ListEventsResponse".into()
+        "/taghook.v1.ListTimelineEntriesResponse".into()
     }
 }
 /// Generated client implementations.
@@ -5282,13 +5881,27 @@ pub mod event_service_client {
                 .insert(GrpcMethod::new("taghook.v1.EventService", "ListEventTypes"));
             self.inner.unary(req, path, codec).await
         }
-        /// ListEvents returns a contact's timeline, the newest first: recorded events, tag changes and
-        /// deliveries.
-        pub async fn list_events(
+        /// ListTimelineEntries returns a contact's timeline, the newest entry first. It shows without any rule
+        /// that listens:
+        ///
+        /// * `contact_created`, as long as the contact exists, and `contact_unsubscribed`, always;
+        /// * `contact_updated`, for as long as finished deliveries are kept (90 days unless the operator sets
+        ///  another time);
+        /// * `event_recorded` and `link_clicked`, as long as the contact exists;
+        /// * `tag_assigned` and `tag_removed`, as long as the contact exists. The entries of a tag that the
+        ///  contact holds go with the tag when the tag is deleted;
+        /// * `tag_rule_failed`, `tag_held_back`, `campaign_step_failed` and `campaign_held_back`, as long as the
+        ///  contact exists;
+        /// * `webhook_triggered`, as long as the delivery is kept: a finished one for 90 days, and
+        ///  `delivery_outcome`, as long as its attempt is kept: 30 days, unless the operator sets other times;
+        /// * `campaign_entered` and `campaign_ended`, as long as the enrollment is kept: an ended one as long as
+        ///  a finished delivery, and in a REENTRY_NEVER campaign as long as the contact. They go with the
+        ///  campaign when the campaign is deleted.
+        pub async fn list_timeline_entries(
             &mut self,
-            request: impl tonic::IntoRequest<super::ListEventsRequest>,
+            request: impl tonic::IntoRequest<super::ListTimelineEntriesRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListEventsResponse>,
+            tonic::Response<super::ListTimelineEntriesResponse>,
             tonic::Status,
         > {
             self.inner
@@ -5301,11 +5914,13 @@ pub mod event_service_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/taghook.v1.EventService/ListEvents",
+                "/taghook.v1.EventService/ListTimelineEntries",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("taghook.v1.EventService", "ListEvents"));
+                .insert(
+                    GrpcMethod::new("taghook.v1.EventService", "ListTimelineEntries"),
+                );
             self.inner.unary(req, path, codec).await
         }
     }
