@@ -212,12 +212,12 @@ fn message_to_pb(
     message: &Message,
     now: prost_types::Timestamp,
 ) -> pb::StreamOutcomesResponse {
-    use pb::stream_outcomes_response::{Checkpoint, Message as Body};
-    let (position, body) = match message {
-        Message::Outcome(position, outcome) => (*position, Body::Outcome(outcome_to_pb(outcome))),
-        Message::Checkpoint(position) => (*position, Body::Checkpoint(Checkpoint { time: Some(now) })),
+    use pb::stream_outcomes_response::Entry;
+    let (position, entry) = match message {
+        Message::Outcome(position, outcome) => (*position, Entry::Outcome(outcome_to_pb(outcome))),
+        Message::Checkpoint(position) => (*position, Entry::Checkpoint(pb::OutcomeCheckpoint { time: Some(now) })),
     };
-    pb::StreamOutcomesResponse { cursor: cursor::encode(facts, workspace, position), message: Some(body) }
+    pb::StreamOutcomesResponse { cursor: cursor::encode(facts, workspace, position), entry: Some(entry) }
 }
 
 fn outcome_to_pb(outcome: &Outcome) -> pb::Outcome {
@@ -241,7 +241,7 @@ fn outcome_to_pb(outcome: &Outcome) -> pb::Outcome {
 /// A delivery on the wire. One that is due is about to be sent, or waits for a sender: nobody knows when.
 pub(super) fn to_pb(delivery: Delivery, now: Micros) -> pb::Delivery {
     let (method, encoding) = delivery.snapshot.as_ref().map_or((0, 0), |snapshot| match snapshot.method {
-        // A GET has no body to encode.
+        // A GET has no entry to encode.
         Method::Get => (snapshot.method.code(), 0),
         Method::Post => (snapshot.method.code(), snapshot.encoding.code()),
     });

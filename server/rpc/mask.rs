@@ -42,7 +42,7 @@ impl<M: Message + Name + Default> Update<M> {
             let paths = updatable.iter().map(|field| field.name().to_owned()).collect();
             return Ok(Self { given, paths, replaces_all: true });
         }
-        let allowed = || updatable.iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
+        let allowed = || updatable.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(", ");
         if paths.is_empty() {
             let rule = format!("must name the fields to change, of {}; `*` alone replaces all of them", allowed());
             violations.add_if_new("update_mask", "REQUIRED", rule);

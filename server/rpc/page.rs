@@ -49,12 +49,12 @@ pub(super) enum Weight {
 }
 
 impl Weight {
-    /// The items that are read first: up to some 10 MiB.
+    /// The items that are read first: about as many as fill a page if they are as large as they may be.
     const fn portion(self) -> usize {
         match self {
             Self::Light => MAX_ITEMS + 1,
-            Self::Medium => 128,
-            Self::Heavy => 16,
+            Self::Medium => 64,
+            Self::Heavy => 4,
         }
     }
 }

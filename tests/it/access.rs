@@ -9,6 +9,7 @@ use taghook_client::v1::api_key::Scope;
 use taghook_client::v1::{self, ApiKey, ErrorReason, GetTagRequest, ListWorkspacesRequest, Tag, Workspace};
 use taghook_client::{Code, Error};
 
+use crate::campaigns::{campaign, enroll, exit, node, stands_at, wait};
 use crate::support::schema::{everything, methods, path};
 use crate::support::{Database, Receiver, Taghook, both, check_error, frame};
 
@@ -23,11 +24,12 @@ struct Theirs {
     event: String,
     replay: String,
     campaign: String,
+    enrollment: String,
     smart_link: String,
 }
 
 impl Theirs {
-    fn all(&self) -> [&str; 10] {
+    fn all(&self) -> [&str; 11] {
         [
             &self.contact,
             &self.tag,
@@ -39,6 +41,7 @@ impl Theirs {
             &self.replay,
             &self.smart_link,
             &self.campaign,
+            &self.enrollment,
         ]
     }
 
@@ -60,6 +63,7 @@ impl Theirs {
             "Replay" => &self.replay,
             "smart_link" | "SmartLink" => &self.smart_link,
             "campaign" | "Campaign" => &self.campaign,
+            "Enrollment" => &self.enrollment,
             other => panic!("whose id is {other} ({field} of {message})? Say so here"),
         })
     }
@@ -157,10 +161,11 @@ async fn theirs(t: &Taghook) -> Theirs {
     let replay = v1::CreateReplayRequest { replay: Some(replay), ..Default::default() };
     let link = v1::SmartLink { name: "sale".into(), target_url: "https://example.com/".into(), ..Default::default() };
     let link = v1::CreateSmartLinkRequest { smart_link: Some(link), ..Default::default() };
-    let campaign = v1::Campaign { name: "welcome".into(), ..Default::default() };
-    let campaign = v1::CreateCampaignRequest { campaign: Some(campaign), ..Default::default() };
+    let campaign = campaign(t, "welcome", None, vec![node("hold", "exit", wait(86_400)), exit()]).await;
+    enroll(t, &campaign, &contact).await;
     Theirs {
-        campaign: t.client.campaigns().create_campaign(campaign).await.expect("a campaign").into_inner().id,
+        enrollment: stands_at(t, &campaign, "hold").await.id,
+        campaign: campaign.id,
         smart_link: t.client.smart_links().create_smart_link(link).await.expect("a link").into_inner().id,
         replay: t.client.deliveries().create_replay(replay).await.expect("a replay").into_inner().id,
         contact: contact.id,
@@ -271,8 +276,8 @@ both! {
         for method in methods {
             let mut request = DynamicMessage::new(method.input());
             let service = method.parent_service();
-            let of_replay = method.name().ends_with("Replay").then_some("Replay");
-            theirs.fill(&mut request, of_replay.unwrap_or(service.name().trim_end_matches("Service")));
+            let other = ["Replay", "Enrollment"].into_iter().find(|noun| method.name().ends_with(noun));
+            theirs.fill(&mut request, other.unwrap_or(service.name().trim_end_matches("Service")));
             let answer = raw.invoke(Some(&secret), &method, &request).await;
             let error = answer.status();
             assert_eq!(error.code(), expected(&method), "{}: {error:?}\n{request:?}", path(&method));

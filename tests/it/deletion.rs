@@ -44,12 +44,7 @@ async fn marked_contact(api: &Api) -> Contact {
         attributes: Some(Struct { fields: [("form".to_owned(), attribute)].into() }),
         ..Default::default()
     };
-    let request = RecordEventRequest {
-        contact: by_id(&contact.id),
-        event: Some(event),
-        request_id: "an-event".into(),
-        ..Default::default()
-    };
+    let request = RecordEventRequest { contact: by_id(&contact.id), event: Some(event), request_id: "an-event".into() };
     api.client.events().record_event(request).await.unwrap();
     contact
 }

@@ -15,7 +15,7 @@ use taghook_client::contact::by_email;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::stream_outcomes_request::Position as StartPosition;
 use taghook_client::v1::stream_outcomes_request::Start as Named;
-use taghook_client::v1::stream_outcomes_response::Message;
+use taghook_client::v1::stream_outcomes_response::Entry;
 use taghook_client::v1::{
     self, ApiKey, BatchTagContactsRequest, ErrorReason, OutcomeFilter, StreamOutcomesRequest, TagContactRequest,
 };
@@ -59,7 +59,7 @@ both! {
             let request = StreamOutcomesRequest { position: Some(StartPosition::StartAt(start.into())), ..Default::default() };
             let mut stream = t.client.deliveries().stream_outcomes(request).await.unwrap().into_inner();
             let first = within("the first message", stream.message()).await.unwrap().unwrap();
-            assert!(matches!(first.message, Some(Message::Checkpoint(ref it)) if it.time.is_some()), "{first:?}");
+            assert!(matches!(first.entry, Some(Entry::Checkpoint(ref it)) if it.time.is_some()), "{first:?}");
             cursors.push(first.cursor);
         }
         assert_eq!(cursors[0], cursors[1]);
@@ -205,7 +205,7 @@ both! {
             let mut outcomes = 0;
             while outcomes < contacts.len() {
                 let message = within("a message", stream.message()).await.unwrap().unwrap();
-                outcomes += usize::from(matches!(message.message, Some(Message::Outcome(_))));
+                outcomes += usize::from(matches!(message.entry, Some(Entry::Outcome(_))));
             }
         }
     }

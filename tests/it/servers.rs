@@ -7,7 +7,7 @@ use taghook_client::contact::by_id;
 use taghook_client::v1::attempt::Cause;
 use taghook_client::v1::delivery::State;
 use taghook_client::v1::outcome::Kind;
-use taghook_client::v1::stream_outcomes_response::Message;
+use taghook_client::v1::stream_outcomes_response::Entry;
 use taghook_client::v1::trigger_decision::Decision;
 use taghook_client::v1::{
     BatchTagContactsRequest, Contact, DeliveryFilter, ErrorReason, GetTagRequest, OutcomeFilter, StreamOutcomesRequest,
@@ -130,13 +130,13 @@ both! {
         let request = StreamOutcomesRequest::default();
         let mut stream = client.deliveries().stream_outcomes(request).await.unwrap().into_inner();
         let start = stream.message().await.unwrap().unwrap();
-        assert!(matches!(start.message, Some(Message::Checkpoint(_))));
+        assert!(matches!(start.entry, Some(Entry::Checkpoint(_))));
         let id = server.decide(&contact, &tag).await.delivery_ids.remove(0);
         receiver.recv().await;
         // Something has happened since the start of the stream.
         assert_eq!(server.decide(&contact, &tag).await.decision(), Decision::Suppressed);
         let suppressed = within("an outcome", stream.message()).await.unwrap().unwrap();
-        assert!(matches!(suppressed.message, Some(Message::Outcome(_))), "{suppressed:#?}");
+        assert!(matches!(suppressed.entry, Some(Entry::Outcome(_))), "{suppressed:#?}");
 
         let stopping = tokio::spawn(server.terminate());
         health.until(false).await;
@@ -145,7 +145,7 @@ both! {
             rest.push(message);
         }
         let last = rest.pop().expect("a last message");
-        assert!(matches!(last.message, Some(Message::Checkpoint(_))), "{last:#?}");
+        assert!(matches!(last.entry, Some(Entry::Checkpoint(_))), "{last:#?}");
         assert_ne!(last.cursor, start.cursor);
         assert!(!stopping.is_finished());
         gate.open();

@@ -131,7 +131,7 @@ both! {
 
         assert_eq!(t.held_tags(&contact).await, Vec::<String>::new());
         assert_eq!(t.deliveries(DeliveryFilter::default()).await, []);
-        let request = LookupContactRequest { contact: by_email("new@example.com"), ..Default::default() };
+        let request = LookupContactRequest { contact: by_email("new@example.com") };
         check_error(t.client.contacts().lookup_contact(request).await, Code::NotFound, ErrorReason::NotFound);
         // The first outcome is that of a trigger which is made now.
         let decision = t.decide(&contact, &tag).await;

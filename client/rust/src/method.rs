@@ -21,6 +21,7 @@ macro_rules! repeatable {
     };
 }
 
+#[allow(clippy::match_same_arms, clippy::too_many_lines, reason = "generated code")]
 #[rustfmt::skip]
 #[path = "gen/methods.rs"]
 mod table;

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::v1::delivery_service_client::DeliveryServiceClient;
 use crate::v1::stream_outcomes_request::Position;
 use crate::v1::stream_outcomes_request::{self, Filter};
-use crate::v1::stream_outcomes_response::Message;
+use crate::v1::stream_outcomes_response::Entry as Reported;
 use crate::v1::{Outcome, StreamOutcomesRequest, StreamOutcomesResponse};
 
 /// An open stream that is silent for longer is taken for dead: the service sends a checkpoint every 15 seconds.
@@ -105,8 +105,8 @@ impl Outcomes {
     /// Notes the position; returns the entry, if it is one.
     fn accept(&mut self, message: StreamOutcomesResponse) -> Option<Entry> {
         self.is_started = true;
-        match message.message {
-            Some(Message::Outcome(outcome)) => Some(Entry { outcome, cursor: message.cursor }),
+        match message.entry {
+            Some(Reported::Outcome(outcome)) => Some(Entry { outcome, cursor: message.cursor }),
             // A checkpoint, or something that only a later version knows.
             _ => {
                 self.cursor = Some(message.cursor);

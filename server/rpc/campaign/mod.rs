@@ -240,7 +240,7 @@ async fn refuse_unknown(store: &Store, workspace: WorkspaceId, scope: Scope) -> 
     let db = store.read();
     match scope {
         Scope::Campaign(campaign) | Scope::Both(campaign, _) => {
-            drop(store::campaign::get(db, workspace, campaign).await?)
+            drop(store::campaign::get(db, workspace, campaign).await?);
         }
         Scope::Contact(contact) => drop(store::contact::get(db, workspace, &ContactRef::Id(contact)).await?),
     }

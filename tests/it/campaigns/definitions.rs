@@ -117,7 +117,7 @@ both! {
         };
         refuse(vec![exit(), exit()], "campaign.nodes[1].key").await;
         refuse(vec![ask("a", "contact.", "exit", "exit"), exit()], "campaign.nodes[0].decision.condition").await;
-        refuse(vec![ask("a", "event.type == 'x'", "exit", "exit")], "campaign.nodes[0].decision.condition").await;
+        refuse(vec![ask("a", "payload.type == 'x'", "exit", "exit")], "campaign.nodes[0].decision.condition").await;
         let bad = Action::Webhook(WebhookAction { webhook_id: "x".into() });
         refuse(vec![node("a", "exit", bad)], "campaign.nodes[0].webhook.webhook_id").await;
     }

@@ -37,7 +37,7 @@ fn remove(tag: &Tag) -> Action {
     Action::RemoveTags(RemoveTagsAction { tag_ids: vec![tag.id.clone()] })
 }
 
-fn wait(seconds: i64) -> Action {
+pub(crate) fn wait(seconds: i64) -> Action {
     Action::Wait(WaitAction { until: Some(Until::Duration(Duration { seconds, nanos: 0 })) })
 }
 
@@ -122,7 +122,7 @@ pub(crate) async fn ended(api: &Api, campaign: &Campaign) -> Vec<Enrollment> {
 }
 
 /// Waits until the one way through a campaign stands at a node, and its wait has begun.
-async fn stands_at(api: &Api, campaign: &Campaign, node: &str) -> Enrollment {
+pub(crate) async fn stands_at(api: &Api, campaign: &Campaign, node: &str) -> Enrollment {
     within("the contact at its node", async {
         loop {
             let way = enrollments(api, campaign).await.into_iter().find(|way| way.state() == State::Running);

@@ -214,7 +214,6 @@ both! {
                 smart_link_id: link.id.clone(),
                 contact: by_email("ADA@example.com"),
                 expire_time: Some(Timestamp { seconds, nanos }),
-                ..Default::default()
             };
             t.client.smart_links().create_tracked_url(request).await.map(tonic::Response::into_inner)
         };

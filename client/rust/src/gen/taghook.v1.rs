@@ -4122,39 +4122,21 @@ pub struct StreamOutcomesResponse {
     /// cursor is the position after this message, whatever the filter. Opaque, up to 512 bytes.
     #[prost(string, tag = "1")]
     pub cursor: ::prost::alloc::string::String,
-    /// message is what is reported.
-    #[prost(oneof = "stream_outcomes_response::Message", tags = "2, 3")]
-    pub message: ::core::option::Option<stream_outcomes_response::Message>,
+    /// entry is what is reported.
+    #[prost(oneof = "stream_outcomes_response::Entry", tags = "2, 3")]
+    pub entry: ::core::option::Option<stream_outcomes_response::Entry>,
 }
 /// Nested message and enum types in `StreamOutcomesResponse`.
 pub mod stream_outcomes_response {
-    /// Checkpoint is a position without an outcome: the first message, one every 15 seconds while nothing
-    /// happens, and the last one of a stream that the server ends.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-    pub struct Checkpoint {
-        /// time is the server's time of it.
-        #[prost(message, optional, tag = "1")]
-        pub time: ::core::option::Option<::prost_types::Timestamp>,
-    }
-    impl ::prost::Name for Checkpoint {
-        const NAME: &'static str = "Checkpoint";
-        const PACKAGE: &'static str = "taghook.v1";
-        fn full_name() -> ::prost::alloc::string::String {
-            "taghook.v1.StreamOutcomesResponse.Checkpoint".into()
-        }
-        fn type_url() -> ::prost::alloc::string::String {
-            "/taghook.v1.StreamOutcomesResponse.Checkpoint".into()
-        }
-    }
-    /// message is what is reported.
+    /// entry is what is reported.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Message {
+    pub enum Entry {
         /// outcome is something that happened.
         #[prost(message, tag = "2")]
         Outcome(super::Outcome),
         /// checkpoint says that nothing that the filter selects lies before the cursor.
         #[prost(message, tag = "3")]
-        Checkpoint(Checkpoint),
+        Checkpoint(super::OutcomeCheckpoint),
     }
 }
 impl ::prost::Name for StreamOutcomesResponse {
@@ -4165,6 +4147,24 @@ impl ::prost::Name for StreamOutcomesResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/taghook.v1.StreamOutcomesResponse".into()
+    }
+}
+/// OutcomeCheckpoint is a position without an outcome: the first message, one every 15 seconds while
+/// nothing happens, and the last one of a stream that the server ends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutcomeCheckpoint {
+    /// time is the server's time of it.
+    #[prost(message, optional, tag = "1")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for OutcomeCheckpoint {
+    const NAME: &'static str = "OutcomeCheckpoint";
+    const PACKAGE: &'static str = "taghook.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "taghook.v1.OutcomeCheckpoint".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/taghook.v1.OutcomeCheckpoint".into()
     }
 }
 /// Outcome is one change that matters to a watcher.

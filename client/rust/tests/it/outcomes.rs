@@ -1,8 +1,9 @@
 //! The stream of outcomes over broken connections.
 
+use taghook_client::v1::OutcomeCheckpoint;
 use taghook_client::v1::outcome::Kind;
 use taghook_client::v1::stream_outcomes_request::{Position, Start as StartAt};
-use taghook_client::v1::stream_outcomes_response::{Checkpoint, Message};
+use taghook_client::v1::stream_outcomes_response::Entry;
 use taghook_client::v1::{ErrorReason, Outcome, OutcomeFilter, StreamOutcomesRequest, StreamOutcomesResponse};
 use taghook_client::{Code, Start};
 use tonic::Status;
@@ -10,12 +11,12 @@ use tonic::Status;
 use crate::fake::{Fake, refusal, within};
 
 fn checkpoint(cursor: &str) -> StreamOutcomesResponse {
-    StreamOutcomesResponse { cursor: cursor.into(), message: Some(Message::Checkpoint(Checkpoint::default())) }
+    StreamOutcomesResponse { cursor: cursor.into(), entry: Some(Entry::Checkpoint(OutcomeCheckpoint::default())) }
 }
 
 fn outcome(cursor: &str, delivery_id: &str) -> StreamOutcomesResponse {
     let outcome = Outcome { kind: Kind::Delivered.into(), delivery_id: delivery_id.into(), ..Default::default() };
-    StreamOutcomesResponse { cursor: cursor.into(), message: Some(Message::Outcome(outcome)) }
+    StreamOutcomesResponse { cursor: cursor.into(), entry: Some(Entry::Outcome(outcome)) }
 }
 
 fn filter() -> OutcomeFilter {
@@ -62,7 +63,7 @@ async fn it_goes_on_after_the_last_cursor() {
     let mut open = call.open();
     open.send(&checkpoint("1"));
     open.send(&outcome("2", "b"));
-    open.send(&StreamOutcomesResponse { cursor: "3".into(), message: None });
+    open.send(&StreamOutcomesResponse { cursor: "3".into(), entry: None });
     open.end(&Status::ok(""));
     expect("2", "b").await;
 
