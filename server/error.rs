@@ -34,7 +34,7 @@ const MAX_PATH_BYTES: usize = 120;
 /// The result of everything that can fail towards a caller.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, as a caller is told. A clone is the same error for another caller.
+/// An error that a caller sees. A clone is the same error for another caller.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Fields of the request break their rules.

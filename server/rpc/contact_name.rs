@@ -32,9 +32,15 @@ impl ContactName {
     }
 }
 
-/// The name of a contact's list, which its page tokens belong to.
+/// The name of a contact's list, which its page tokens belong to. The name is only hashed: it has the contact's data.
 pub(super) fn list_of(list: &str, which: Option<&ContactRef>) -> String {
-    format!("{list}/{which:?}")
+    match which {
+        None => list.to_owned(),
+        Some(ContactRef::Id(id)) => format!("{list}/id/{id}"),
+        Some(ContactRef::Email(email)) => format!("{list}/email/{}", email.as_str()),
+        Some(ContactRef::Phone(phone)) => format!("{list}/phone/{}", phone.as_str()),
+        Some(ContactRef::ExternalId(id)) => format!("{list}/external_id/{}", id.as_str()),
+    }
 }
 
 /// A request with a `oneof contact`.
