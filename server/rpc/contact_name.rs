@@ -85,3 +85,15 @@ names_contact! {
     ExitContactRequest in exit_contact_request;
     CreateTrackedUrlRequest in create_tracked_url_request;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_two_contacts_have_different_names() {
+        let list = |email: &str| list_of("tags", Some(&ContactRef::Email(Email::parse(email).unwrap())));
+        assert_ne!(list("ada@example.com"), list("bob@example.com"));
+        assert_eq!(list("ada@example.com"), list("Ada@example.com"));
+    }
+}
